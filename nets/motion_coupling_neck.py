@@ -1,0 +1,79 @@
+"""Motion-coupling neck: T feature maps in, one out (architecture, section 2).
+
+Shapes: B clips, T frames, C channels, h x w cells of stride 8. The last frame is the key frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+from nets.darknet import BaseConv
+
+
+def conv_pair(in_channels: int, hidden: int, out_channels: int, last: type[nn.Module] = nn.SiLU) -> nn.Sequential:
+    """Two 3x3 BaseConvs; `last` is the activation of the second."""
+    return nn.Sequential(
+        BaseConv(in_channels, hidden, kernel_size=3),
+        BaseConv(hidden, out_channels, kernel_size=3, activation=last),
+    )
+
+
+class MotionCouplingNeck(nn.Module):
+    """Couples the key frame with each reference frame and with all of them.
+
+    `conv_gl` sees concat(f_i, f_T) and its first convolution is linear, so it is computed as a reference half
+    (once a frame, whatever clips the frame is in: `reference_half`) plus a key half (once a clip).
+    """
+
+    def __init__(self, channels: int = 128, num_frames: int = 5):
+        super().__init__()
+        if num_frames < 2:
+            raise ValueError(f"num_frames must be 2 or more (a key frame and a reference), not {num_frames}")
+        c = channels
+        self.channels = channels
+        self.num_frames = num_frames
+        self.pair_weights = nn.Parameter(torch.full((num_frames - 1,), 0.25))  # w_i
+        self.conv_ref = conv_pair((num_frames - 1) * c, 2 * c, c, last=nn.Sigmoid)
+        self.conv_cur = conv_pair(c, c, c)
+        self.conv_gl = conv_pair(2 * c, 2 * c, c)
+        self.conv_gl_mix = conv_pair(c, c, c)
+        self.conv_cr_mix = conv_pair(2 * c, 2 * c, c)
+        self.conv_final = conv_pair(2 * c, 2 * c, c)
+
+    def reference_half(self, features: Tensor) -> Tensor:
+        """The part of conv_gl's first convolution that sees a reference frame: (N, C, h, w) -> (N, 2C, h, w)."""
+        return conv2d(features, self.conv_gl[0].conv.weight[:, : self.channels], padding=1)
+
+    def key_half(self, features: Tensor) -> Tensor:
+        """The part that sees the key frame: (N, C, h, w) -> (N, 2C, h, w)."""
+        return conv2d(features, self.conv_gl[0].conv.weight[:, self.channels :], padding=1)
+
+    def forward(self, features: Sequence[Tensor], reference_halves: Sequence[Tensor] | None = None) -> Tensor:
+        """Couple one clip's features: T x (B, C, h, w), oldest first -> (B, C, h, w).
+
+        `reference_halves`: `reference_half` of the first T - 1 maps, where the caller has them already.
+        """
+        *references, key = features
+        if len(features) != self.num_frames:
+            raise ValueError(f"the neck was built for {self.num_frames} frames, not {len(features)}")
+        if reference_halves is None:
+            reference_halves = self.reference_half(torch.cat(references)).chunk(len(references))
+        gate = self.conv_ref(torch.cat(references, dim=1))  # R: (B, C, h, w)
+        key_path = self.conv_cr_mix(torch.cat([self.conv_cur(gate * key), key], dim=1))  # K
+        pairs = self.pair_sum(reference_halves, self.key_half(key))
+        return self.conv_final(torch.cat([self.conv_gl_mix(pairs), key_path], dim=1))
+
+    def pair_sum(self, reference_halves: Sequence[Tensor], key_half: Tensor) -> Tensor:
+        """Sum of w_i conv_gl(f_i, f_T): (T - 1) x (B, 2C, h, w) and (B, 2C, h, w) -> (B, C, h, w)."""
+        first, second = self.conv_gl
+        if not self.training:
+            stacked = torch.stack([half + key_half for half in reference_halves])  # (T-1, B, 2C, h, w)
+            pairs = second(first.normalise(stacked.flatten(0, 1))).unflatten(0, stacked.shape[:2])
+            return torch.einsum("p,pbchw->bchw", self.pair_weights, pairs)
+        # In training each pair is a BatchNorm batch of its own.
+        pairs = [second(first.normalise(half + key_half)) for half in reference_halves]
+        return sum(weight * pair for weight, pair in zip(self.pair_weights, pairs, strict=True))

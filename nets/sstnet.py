@@ -1,0 +1,129 @@
+"""SSTNet: a clip of infrared frames in, the head's output for its last frame out (architecture, whole).
+
+Shapes: B clips, T frames, N frames of a video, K classes, C feature channels, H x W pixels, h x w = H/8 x W/8 cells.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nets.feature_extractor import FeatureExtractor
+from nets.motion_branch import MotionBranch
+from nets.motion_coupling_neck import MotionCouplingNeck
+from nets.yolox_head import YOLOXHead
+
+
+class SSTNet(nn.Module):
+    """Sliced spatio-temporal network for moving infrared dim-small target detection (IEEE TGRS 62, 2024).
+
+    In evaluation mode `model(clips)` is the head's output (B, 5 + K, H/8, W/8), raw logits
+    [reg (4), obj (1), cls (K)]; in training mode `(output, motion_loss)`. Clips are (B, 3, T, H, W), oldest frame
+    first, key frame last, normalised; H and W are multiples of 32.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1,
+        num_frames: int = 5,
+        num_slices: int = 2,
+        num_layers: int = 2,
+        depth: float = 0.33,
+        width: float = 0.50,
+        attention_dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.architecture = {
+            "num_classes": num_classes,
+            "num_frames": num_frames,
+            "num_slices": num_slices,
+            "num_layers": num_layers,
+            "depth": depth,
+            "width": width,
+            "attention_dropout": attention_dropout,
+        }
+        self.num_frames = num_frames
+        self.num_classes = num_classes
+        self.stride = 8
+        self.extractor = FeatureExtractor(depth, width)
+        channels = self.extractor.out_channels
+        self.neck = MotionCouplingNeck(channels, num_frames)
+        self.head = YOLOXHead(num_classes, channels, hidden=2 * channels)
+        self.motion_branch = MotionBranch(channels, num_frames, num_slices, num_layers, attention_dropout)
+
+    def forward(self, clips: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        self._check(clips, dims=5)
+        if clips.shape[2] != self.num_frames:
+            raise ValueError(f"the network was built for clips of {self.num_frames} frames, not {clips.shape[2]}")
+        if not self.training:
+            frames = clips.transpose(1, 2)  # (B, T, 3, H, W)
+            features = self.extract(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+            return self.detect(features.unbind(1))
+        # Each frame position is a BatchNorm batch of its own, in clip order.
+        features = [self.extractor(frame) for frame in clips.unbind(2)]  # T x (B, C, h, w)
+        return self.detect(features), self.motion_branch(clips, features)
+
+    def extract(self, frames: Tensor) -> Tensor:
+        """Features of single frames: (N, 3, H, W) -> (N, C, H/8, W/8)."""
+        self._check(frames, dims=4)
+        return self.extractor(frames)
+
+    def detect(self, features: Sequence[Tensor], reference_halves: Sequence[Tensor] | None = None) -> Tensor:
+        """Head output of clips given as features: T x (B, C, h, w) -> (B, 5 + K, h, w)."""
+        return self.head(self.neck(features, reference_halves))
+
+    def forward_video(self, frames: Tensor, chunk: int = 8) -> Tensor:
+        """Output for the clip that ends at each of N consecutive frames, the first one being a sequence's first.
+
+        (N, 3, H, W) -> (N, 5 + K, H/8, W/8), equal to `model(clip_k)` for every k; each frame is extracted once.
+        """
+        stream = VideoStream(self)
+        return torch.cat([stream.push(part) for part in frames.split(chunk)])
+
+    @staticmethod
+    def _check(frames: Tensor, dims: int) -> None:
+        height, width = frames.shape[-2:]
+        if frames.dim() != dims or frames.shape[1] != 3:
+            raise ValueError(f"expected {dims} dimensions with 3 channels second, got {tuple(frames.shape)}")
+        if height % 32 or width % 32:
+            raise ValueError(f"height and width must be multiples of 32, not {height} x {width}")
+
+
+class VideoStream:
+    """Frames of a sequence in, the output of the clip that ends at each of them out; O(T) memory.
+
+    The features of the last T - 1 frames stay in the cache, so that a frame is extracted once, whatever clips it is
+    in. Frames before the first are the first one repeated. `reset` between sequences.
+    """
+
+    def __init__(self, model: SSTNet):
+        if model.training:
+            raise ValueError("a stream needs the model in evaluation mode: call model.eval() first")
+        self.model = model
+        self._cache: deque[tuple[Tensor, Tensor]] = deque(maxlen=model.num_frames - 1)
+
+    def reset(self) -> None:
+        """Forget the frames seen: the next one is the first of a sequence."""
+        self._cache.clear()
+
+    def push(self, frames: Tensor) -> Tensor:
+        """Consecutive frames (N, 3, H, W) -> outputs (N, 5 + K, H/8, W/8)."""
+        features = self.model.extract(frames)
+        halves = self.model.neck.reference_half(features)
+        past = self._cache.maxlen or 1
+        if not self._cache:
+            self._cache.extend([(features[:1], halves[:1])] * past)
+        all_features = torch.cat([*(f for f, _ in self._cache), features])  # (T - 1 + N, C, h, w)
+        all_halves = torch.cat([*(half for _, half in self._cache), halves])
+        count = len(frames)
+        # Clip k is rows k .. k + T - 1: position t of all N clips is one slice.
+        output = self.model.detect(
+            [all_features[t : t + count] for t in range(past + 1)],
+            [all_halves[t : t + count] for t in range(past)],
+        )
+        # Copies, not views: a view would keep the whole chunk alive.
+        self._cache.extend((all_features[t : t + 1].clone(), all_halves[t : t + 1].clone()) for t in range(count, count + past))
+        return output

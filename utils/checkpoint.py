@@ -1,0 +1,243 @@
+"""Weight files: reading anybody's, writing our own.
+
+A file of ours is a dictionary: `format`, `architecture` (the arguments of `SSTNet`), `class_names`, `input_size`
+(height, width), `model` (the weights to use: the EMA's) and, in a run's last.pth, `training` (what --resume needs).
+Files are read with `weights_only=True`: they cannot run code.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nets import SSTNet
+from utils.cli import UserError
+
+FORMAT = "sstnet-1"
+
+# Names of the two releases and of Megvii's YOLOX files (architecture, section 5) -> ours.
+PREFIXES = (
+    (r"^module\.", ""),
+    (r"^(feature|backbone)\.", "extractor."),
+    (r"^(mapping[12])\.", r"motion_branch.\1."),
+)
+NODE_PARTS = {
+    "conv": "gates_xh",
+    "conv2": "gates_xhqm",
+    "motion.0": "motion_gates",
+    "mm1": "past_mix",
+    "mm2": "future_mix",
+    "past_attention": "past_attention",
+    "future_attention": "future_attention",
+}
+NODE_NAME = re.compile(r"^SSTNet\.cell_list\.(\d)(\d)\.(.+)$")
+PAIR_WEIGHT = re.compile(r"^neck\.weight\.(\d+)$")
+MOTION_PART = re.compile(r"^motion_branch\.stack\.nodes\.(\d+)\.(motion_gates|\w+_mix|\w+_attention)\.")
+
+
+@dataclass
+class LoadReport:
+    """Names of the network's tensors (loaded, missing, mismatched) and of the file's (unexpected, ignored)."""
+
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)  # "name: shape in the file, shape in the network"
+    ignored: list[str] = field(default_factory=list)  # known, but read by nothing in the network
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of the network came from the file."""
+        return not self.missing and not self.mismatched
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.loaded)} tensors loaded, {len(self.missing)} missing, {len(self.unexpected)} unexpected, "
+            f"{len(self.mismatched)} mismatched, {len(self.ignored)} ignored"
+        ]
+        for kind in ("missing", "unexpected", "mismatched"):
+            names = getattr(self, kind)
+            if names:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                lines.append(f"  {kind}: {', '.join(names[:3])}{more}")
+        return "\n".join(lines)
+
+
+@dataclass
+class LoadedNetwork:
+    """A network ready for use, in evaluation mode, and what its file says of it."""
+
+    model: SSTNet
+    class_names: tuple[str, ...]
+    input_size: tuple[int, int]  # height, width
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a file with `weights_only=True`; UserError where it is missing, damaged or more than data."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; --weights takes a .pth file (see model_data/README.md)") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: not a weight file that can be read safely, or a damaged one ({reason})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
+    return content
+
+
+def weights_of(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+    """The name -> tensor dictionary inside a checkpoint: at the top, or under `model` or `state_dict`."""
+    for key in ("model", "state_dict"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    weights = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise UserError(f"{source}: holds no tensors; expected a state dict, or one under 'model' or 'state_dict'")
+    return weights
+
+
+def rename_weights(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Our names for a file's tensors, and the names of those to ignore."""
+    nodes = [match for match in map(NODE_NAME.match, weights) if match]
+    num_layers = max((int(match[2]) for match in nodes), default=0) + 1
+    renamed: dict[str, Tensor] = {}
+    ignored: list[str] = []
+    pair_weights: dict[int, Tensor] = {}
+    for name, tensor in weights.items():
+        if pair := PAIR_WEIGHT.match(name):
+            pair_weights[int(pair[1])] = tensor
+        elif name.startswith("mapping0."):
+            ignored.append(name)
+        else:
+            renamed[_our_name(name, num_layers)] = tensor
+    if pair_weights:
+        last = max(pair_weights)  # the release keeps one weight more than there are pairs
+        ignored.append(f"neck.weight.{last}")
+        renamed["neck.pair_weights"] = torch.cat([pair_weights[i].reshape(1) for i in sorted(pair_weights)[:-1]])
+    return renamed, ignored
+
+
+def _our_name(name: str, num_layers: int) -> str:
+    if node := NODE_NAME.match(name):
+        index = int(node[1]) * num_layers + int(node[2])
+        for theirs, ours in NODE_PARTS.items():
+            if node[3].startswith(theirs + "."):
+                return f"motion_branch.stack.nodes.{index}.{ours}{node[3][len(theirs):]}"
+    for pattern, ours in PREFIXES:
+        name = re.sub(pattern, ours, name)
+    return name
+
+
+def load_weights(model: SSTNet, source: str | Path | Mapping[str, Any]) -> LoadReport:
+    """Copy into `model` every tensor whose name and shape fit; say what fitted and what did not.
+
+    source: a path or a state dict of the released checkpoints, the early release, Megvii's YOLOX or our own.
+    """
+    where = str(source) if isinstance(source, (str, Path)) else "the state dict"
+    content = read_checkpoint(source) if isinstance(source, (str, Path)) else source
+    renamed, ignored = rename_weights(weights_of(content, where))
+    report = LoadReport(ignored=ignored)
+    own = model.state_dict()
+    for name, tensor in renamed.items():
+        if name not in own:
+            # The last node's motion part feeds nothing, so the network does not build it.
+            unread = (part := MOTION_PART.match(name)) and int(part[1]) == len(model.motion_branch.stack.nodes) - 1
+            (report.ignored if unread else report.unexpected).append(name)
+        elif tensor.shape != own[name].shape:
+            report.mismatched.append(f"{name}: {tuple(tensor.shape)}, {tuple(own[name].shape)}")
+        else:
+            own[name].copy_(tensor)
+            report.loaded.append(name)
+    known = {*report.loaded, *(line.split(":")[0] for line in report.mismatched)}
+    report.missing = [name for name in own if name not in known]
+    return report
+
+
+def infer_architecture(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of `SSTNet` from the shapes of a released checkpoint (our names); KeyError if it is none."""
+    stem = weights["extractor.backbone.stem.conv.conv.weight"].shape[0]
+    channels, references = weights["neck.conv_cur.0.conv.weight"].shape[1], weights["neck.pair_weights"].shape[0]
+    if weights["neck.conv_ref.0.conv.weight"].shape[1] != channels * references:
+        raise KeyError("neck.conv_ref")
+    bottlenecks = len({n.split(".")[5] for n in weights if n.startswith("extractor.backbone.dark3.1.m.")})
+    nodes = {int(part[1]) for part in (re.match(r"motion_branch\.stack\.nodes\.(\d+)\.", n) for n in weights) if part}
+    return {
+        "num_classes": weights["head.cls_preds.0.weight"].shape[0],
+        "num_frames": references + 1,
+        "num_slices": 1,
+        "num_layers": len(nodes),
+        "depth": round(bottlenecks / 9, 2),
+        "width": stem / 64,
+    }
+
+
+def load_network(path: str | Path, device: str | torch.device = "cpu") -> LoadedNetwork:
+    """Build the network that a file describes and fill it; UserError where tensors are missing or do not fit.
+
+    A released checkpoint does not say its architecture: it is read off the shapes.
+    """
+    content = read_checkpoint(path)
+    if content.get("format") == FORMAT:
+        architecture = content["architecture"]
+        class_names, input_size = tuple(content["class_names"]), tuple(content["input_size"])
+    else:
+        weights = weights_of(content, str(path))
+        try:
+            architecture = infer_architecture(rename_weights(weights)[0])
+        except KeyError as error:
+            raise UserError(f"{path}: weights of another network (no {error.args[0]}); expected SSTNet's") from None
+        slices = {match[1] for match in map(NODE_NAME.match, weights) if match}
+        architecture["num_slices"] = max(len(slices), 1)
+        architecture["num_layers"] //= architecture["num_slices"]
+        class_names, input_size = ("target",), (512, 512)
+    try:
+        model = SSTNet(**architecture)
+    except TypeError:
+        raise UserError(f"{path}: made by another version of this project (architecture {architecture})") from None
+    report = load_weights(model, content)
+    if not report.complete:
+        raise UserError(f"{path}: weights of another network: {report}")
+    return LoadedNetwork(model.to(device).eval(), class_names, input_size)
+
+
+def checkpoint_of(
+    model: SSTNet, class_names: tuple[str, ...], input_size: tuple[int, int], weights: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """The dictionary of a weight file; `weights` instead of the model's own where given (the EMA's)."""
+    return {
+        "format": FORMAT,
+        "architecture": dict(model.architecture),
+        "class_names": list(class_names),
+        "input_size": list(input_size),
+        "model": dict(weights if weights is not None else model.state_dict()),
+    }
+
+
+def save_weights(path: str | Path, model: SSTNet, class_names: tuple[str, ...], input_size: tuple[int, int]) -> None:
+    """Write a file that `load_network` reads without another word."""
+    save_atomically(checkpoint_of(model, class_names, input_size), path)
+
+
+def save_atomically(content: dict[str, Any], path: str | Path) -> None:
+    """Write to a temporary file, flush it to disk, rename: whoever reads sees the old file or the new one, whole."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error}); the older file, if any, is untouched") from error
