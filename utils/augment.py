@@ -1,0 +1,112 @@
+"""Augmentation of clips: the same change for all frames of a clip. All of it is off in the published recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from torchvision.transforms.v2 import functional
+
+from utils.clips import ClipDataset, ClipSample
+
+TARGET_SHARE = 0.8  # of the crops are placed around a target, the others anywhere
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a clip; the defaults do nothing."""
+
+    crop: int = 0  # side of a random crop in input pixels, a multiple of 32; 0: whole frames
+    flip: bool = False  # mirrored and transposed at random
+    photometric: float = 0.0  # gain by up to this share, offset by up to this share of the grey range
+
+    def __call__(self, sample: ClipSample, generator: torch.Generator) -> ClipSample:
+        """Change one sample; all chance comes from `generator`."""
+        clip, targets = sample.clip, sample.targets
+        if self.crop:
+            clip, targets = random_crop(clip, targets, self.crop, generator)
+        if self.flip:
+            clip, targets = random_flip(clip, targets, generator)
+        if self.photometric:
+            gain, offset = self.photometric * (2 * torch.rand(2, generator=generator) - 1)
+            changed = (clip.float() - 128) * (1 + gain) + 128 + 255 * offset
+            clip = changed.round().clamp(0, 255).to(torch.uint8)
+        return replace(sample, clip=clip, targets=targets)
+
+
+def random_crop(clip: Tensor, targets: Tensor, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cut a square out of (T, H, W); targets (n, 5) whose centre is outside are dropped, the others clipped."""
+    height, width = clip.shape[-2:]
+    side_y, side_x = min(side, height), min(side, width)
+    limits = torch.tensor([width - side_x, height - side_y])
+    corner = (torch.rand(2, generator=generator) * (limits + 1)).long()
+    if len(targets) and torch.rand((), generator=generator) < TARGET_SHARE:
+        centre = targets[torch.randint(len(targets), (), generator=generator), :2]
+        inside = torch.rand(2, generator=generator) * torch.tensor([side_x, side_y])
+        corner = torch.minimum((centre - inside).round().long().clamp(min=0), limits)
+    x, y = corner.tolist()
+    size = torch.tensor([side_x, side_y])
+    low = (targets[:, :2] - targets[:, 2:4] / 2 - corner).clamp(min=0)
+    high = torch.minimum(targets[:, :2] + targets[:, 2:4] / 2 - corner, size)
+    centres = targets[:, :2] - corner
+    keep = ((centres >= 0) & (centres < size) & (high - low > 1)).all(dim=1)
+    cut = torch.cat([(low + high) / 2, high - low, targets[:, 4:]], dim=1)[keep]
+    return clip[:, y : y + side_y, x : x + side_x], cut
+
+
+def random_flip(clip: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One of the eight symmetries of the square (four, where the clip is not square): (T, H, W) and (n, 5)."""
+    height, width = clip.shape[-2:]
+    mirror_x, mirror_y, transpose = (torch.rand(3, generator=generator) < 0.5).tolist()
+    targets = targets.clone()
+    if mirror_x:
+        clip = functional.horizontal_flip(clip)
+        targets[:, 0] = width - targets[:, 0]
+    if mirror_y:
+        clip = functional.vertical_flip(clip)
+        targets[:, 1] = height - targets[:, 1]
+    if transpose and height == width:
+        clip = clip.transpose(-1, -2)
+        targets = targets[:, [1, 0, 3, 2, 4]]
+    return clip.contiguous(), targets
+
+
+class TrainingClips(Dataset[ClipSample]):
+    """A `ClipDataset` with augmentation. Items are asked for as (clip index, seed), as `EpochSampler` does, so
+    that what happens to a clip does not depend on which worker makes it, or on how many there are."""
+
+    def __init__(self, clips: ClipDataset, augmentation: Augmentation):
+        self.clips = clips
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, item: tuple[int, int]) -> ClipSample:
+        index, seed = item
+        return self.augmentation(self.clips[index], torch.Generator().manual_seed(seed))
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A random share of all clips, another one each epoch, in random order: (clip index, seed of its augmentation).
+
+    Which clips and seeds follows from `seed` and `epoch` alone: set `epoch` before iterating.
+    """
+
+    def __init__(self, num_clips: int, share: float, seed: int):
+        self.num_clips = num_clips
+        self.count = max(int(num_clips * share), 1)
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        chosen = torch.randperm(self.num_clips, generator=generator)[: self.count]
+        seeds = torch.randint(2**62, (self.count,), generator=generator)
+        yield from zip(chosen.tolist(), seeds.tolist(), strict=True)

@@ -1,0 +1,171 @@
+"""Settings of a training run: one dataclass, whose fields are the flags of train_DAUB.py and train_IRDST.py."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from utils.augment import Augmentation
+from utils.cli import UserError
+
+PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}  # slices, layers
+DEFAULT_LR = {"sgd": 1e-2, "adam": 1e-3}
+
+
+@dataclass
+class TrainConfig:
+    """Train SSTNet. The defaults are the published recipe."""
+
+    data_root: Path = Path("datasets/DAUB")
+    """Folder of the data set; paths in the annotations are resolved against it."""
+    train_list: Path | None = None
+    """Annotation list or COCO JSON to train on (default: annotations/instances_train2017.json of the data root)."""
+    val_list: Path | None = None
+    """Annotation list or COCO JSON to validate on (default: annotations/instances_test2017.json)."""
+    classes: Path = Path("model_data/classes_DAUB.txt")
+    """Class names, one a line."""
+    run_dir: Path = Path("runs/DAUB")
+    """Folder for everything that the run writes."""
+
+    preset: Literal["cross-slice", "released"] = "cross-slice"
+    """Motion branch: cross-slice has 2 slices x 2 layers (the paper's picture), released 1 x 1 (the released weights)."""
+    num_slices: int | None = None
+    """Slices of the motion branch (default: the preset's)."""
+    num_layers: int | None = None
+    """Layers of a slice (default: the preset's)."""
+    num_frames: int = 5
+    """Frames of a clip, T."""
+    depth: float = 0.33
+    """Depth factor of the extractor."""
+    width: float = 0.50
+    """Width factor of the extractor, the neck and the head."""
+    attention_dropout: float = 0.1
+    """Dropout of the motion branch's attention."""
+    input_size: tuple[int, int] = (512, 512)
+    """Height and width of the network's input, multiples of 32."""
+
+    epochs: int = 100
+    """Epochs to train."""
+    epoch_share: float = 0.2
+    """Random share of the training clips that an epoch sees (published: a fifth)."""
+    batch_size: int = 4
+    """Clips of a step."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """SGD with Nesterov momentum, or Adam."""
+    lr: float | None = None
+    """Nominal learning rate, for a batch of 64: scaled by batch/64, then clamped (default: 1e-2, Adam 1e-3)."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """Learning rate along the epochs."""
+    init: Literal["release", "kaiming"] = "release"
+    """Weights to start from; kaiming learns much faster from scratch than the published N(0, 0.02)."""
+    pretrained: Path | None = None
+    """Weight file to start from where names and shapes match: YOLOX-s, a released checkpoint or one of ours."""
+    iou_loss: Literal["iou", "giou", "ciou"] = "iou"
+    """Form of the box loss."""
+
+    crop: int = 0
+    """Train on random square crops of this many input pixels, mostly around targets; 0: whole frames."""
+    flip: bool = False
+    """Mirror and transpose training clips at random."""
+    photometric: float = 0.0
+    """Change gain and offset of training clips at random by up to this share."""
+
+    val_interval: int = 1
+    """Validate every so many epochs."""
+    best_by: Literal["loss", "mAP50"] = "loss"
+    """What makes a checkpoint the best: validation loss (published) or mAP50."""
+    save_interval: int = 10
+    """Keep the weights of every so many epochs, beside last.pth and best.pth; 0: none."""
+    resume: bool = False
+    """Go on from the run folder's newest whole checkpoint."""
+
+    seed: int = 2023
+    """Seed of all chance in the run."""
+    workers: int = 2
+    """Processes that read clips."""
+    cache_mb: int = 512
+    """Memory for decoded frames in each worker, in MiB."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    amp: Literal["off", "bf16"] = "off"
+    """Mixed precision of the network; losses stay in float32."""
+    channels_last: bool = False
+    """Keep images and kernels channels-last in memory."""
+
+    def __post_init__(self) -> None:
+        height, width = self.input_size
+        checks = (
+            (height > 0 and width > 0 and height % 32 == 0 and width % 32 == 0,
+             f"--input-size {height} {width}: both sides must be multiples of 32, such as 512 512"),
+            (self.num_frames >= 2, f"--num-frames {self.num_frames}: a clip needs 2 frames or more"),
+            (self.crop >= 0 and self.crop % 32 == 0, f"--crop {self.crop}: must be a multiple of 32, or 0 for none"),
+            (0 < self.epoch_share <= 1, f"--epoch-share {self.epoch_share}: must be above 0 and at most 1"),
+            (self.slices_layers[0] > 0 and self.slices_layers[1] > 0, "--num-slices and --num-layers must be 1 or more"),
+            (self.lr is None or self.lr > 0, f"--lr {self.lr}: must be above 0"),
+            (0 <= self.photometric < 1, f"--photometric {self.photometric}: must be at least 0 and below 1"),
+        )
+        for holds, message in checks:
+            if not holds:
+                raise UserError(message)
+        for name in ("epochs", "batch_size", "val_interval"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more")
+        for name in ("workers", "cache_mb", "save_interval", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
+
+    @property
+    def slices_layers(self) -> tuple[int, int]:
+        """Slices and layers: the preset's where not given."""
+        slices, layers = PRESETS[self.preset]
+        return (
+            slices if self.num_slices is None else self.num_slices,
+            layers if self.num_layers is None else self.num_layers,
+        )
+
+    @property
+    def nominal_lr(self) -> float:
+        """The learning rate for a batch of 64."""
+        return DEFAULT_LR[self.optimizer] if self.lr is None else self.lr
+
+    @property
+    def augmentation(self) -> Augmentation:
+        return Augmentation(self.crop, self.flip, self.photometric)
+
+    def annotations(self, split: Literal["train", "val"]) -> Path:
+        """The annotation file of a split: as given, or the layout's own."""
+        given = self.train_list if split == "train" else self.val_list
+        name = "instances_train2017.json" if split == "train" else "instances_test2017.json"
+        return given or self.data_root / "annotations" / name
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings as JSON types."""
+        values = asdict(self)
+        return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; "auto" is CUDA where there is one. UserError where there is no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: {torch.cuda.device_count()} CUDA devices found; use auto or cpu")
+    return device
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Class names, one a line."""
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); --classes takes a file of class names") from None
+    if not names:
+        raise UserError(f"{path}: no class name in it; write one a line")
+    return names

@@ -1,0 +1,50 @@
+"""How training starts and which parameters get weight decay."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+MOMENTUM = 0.937
+WEIGHT_DECAY = 5e-4
+PRIOR_PROBABILITY = 0.01  # of an object in a cell before any training
+
+
+def initialise(model: nn.Module, kind: str) -> None:
+    """Set the weights to start from.
+
+    "release": convolution weights N(0, 0.02), BatchNorm weights N(1, 0.02), biases of both 0 where the release has
+    them so. It starts slowly: the signal shrinks from layer to layer. "kaiming": variance-preserving convolutions,
+    and a head that says "no object" everywhere, so that the first steps are not spent on unlearning false alarms.
+    """
+    for module in model.modules():
+        if kind == "release" and isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+        elif kind == "release" and isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+            nn.init.zeros_(module.bias)
+        elif kind == "kaiming" and isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    if kind == "kaiming":
+        for predictor in (*model.head.cls_preds, *model.head.obj_preds, *model.head.reg_preds):
+            nn.init.normal_(predictor.weight, 0.0, 0.01)
+            nn.init.zeros_(predictor.bias)
+        for predictor in (*model.head.cls_preds, *model.head.obj_preds):
+            nn.init.constant_(predictor.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+
+
+def parameter_groups(model: nn.Module) -> list[dict]:
+    """All parameters in two groups: matrices and kernels with weight decay; biases, scales and scalars without."""
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    return [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+
+
+def build_optimizer(model: nn.Module, kind: str, lr: float) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or Adam, over `parameter_groups`."""
+    groups = parameter_groups(model)
+    if kind == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM, nesterov=True)
+    return torch.optim.Adam(groups, lr=lr, betas=(MOMENTUM, 0.999))

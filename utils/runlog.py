@@ -1,0 +1,124 @@
+"""What a run leaves for people: config.json, metrics.csv, TensorBoard scalars and curves.png."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+
+from utils.cli import UserError
+
+COLUMNS = ("epoch", "lr", "train_total", "train_iou", "train_obj", "train_cls", "train_motion", "val_loss", "val_mAP50",
+           "seconds")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and git revision that a run was made with."""
+    packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "opencv-python", "pillow", "pycocotools")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    root = Path(__file__).resolve().parents[1]
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        revision = None  # not a git checkout, or no git: an archive of the code is a fine way to run it
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "git": revision,
+    }
+
+
+class RunLog:
+    """The text side of a run folder. `start_epoch` > 0 keeps the rows before it and goes on after them."""
+
+    def __init__(self, run_dir: Path, config: dict[str, Any], start_epoch: int = 0):
+        self.run_dir = run_dir
+        self.csv_path = run_dir / "metrics.csv"
+        self.rows = self._rows_before(start_epoch)
+        self._write_rows()
+        text = json.dumps({"config": config, "environment": environment()}, indent=2)
+        (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
+        self.board = SummaryWriter(str(run_dir), purge_step=start_epoch or None)
+
+    def _rows_before(self, epoch: int) -> list[dict[str, Any]]:
+        if epoch == 0 or not self.csv_path.exists():
+            return []
+        with open(self.csv_path, newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+
+    def _write_rows(self) -> None:
+        with open(self.csv_path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append an epoch's row (`COLUMNS`; those that an epoch lacks stay empty) to the table, the board, the curves."""
+        self.rows.append(row)
+        with open(self.csv_path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+        for name, value in row.items():
+            if name != "epoch":
+                self.board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+        self.board.flush()
+        draw_curves(self.rows, self.run_dir / "curves.png")
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
+    """Losses and validation mAP50 by epoch."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, score = figure.subplots(1, 2)
+    for name in ("train_total", "train_iou", "train_obj", "train_cls", "train_motion", "val_loss"):
+        epochs, values = _series(rows, name)
+        losses.plot(epochs, values, label=name.replace("_", " "), marker="." if len(values) < 20 else None)
+    losses.set(xlabel="epoch", ylabel="loss", yscale="log")
+    losses.legend(fontsize=8)
+    epochs, values = _series(rows, "val_mAP50")
+    score.plot(epochs, [100 * value for value in values], marker="." if len(values) < 20 else None)
+    score.set(xlabel="epoch", ylabel="validation mAP50 (%)", ylim=(0, 100))
+    for axes in (losses, score):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def _series(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    pairs = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name) not in (None, "")]
+    return [epoch for epoch, _ in pairs], [value for _, value in pairs]
+
+
+def make_run_dir(path: Path, resume: bool) -> None:
+    """Create the run folder; UserError where it cannot be written or holds a finished or broken-off run already."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); pass another --run-dir") from None
+    if not resume and (path / "last.pth").exists():
+        raise UserError(f"{path}: holds a run already; go on with --resume, or pass another --run-dir")
