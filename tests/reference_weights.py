@@ -20,18 +20,12 @@ def made_tensor(name: str, shape: list[int]) -> Tensor:
         return torch.zeros(shape, dtype=torch.long)
     if name.endswith("running_var") or (len(shape) == 1 and name.endswith(".weight")):
         value = 1 + 0.25 * rng.uniform(-1, 1, shape)
-        if name.startswith("neck.weight."):
-            value = None
+    elif name.startswith("neck.weight."):
+        value = 0.25 + 0.05 * rng.standard_normal(shape)
+    elif len(shape) == 1:
+        value = 0.1 * rng.standard_normal(shape)
     else:
-        value = None
-    if value is None:
-        rng = np.random.default_rng(zlib.crc32(name.encode()))
-        if name.startswith("neck.weight."):
-            value = 0.25 + 0.05 * rng.standard_normal(shape)
-        elif len(shape) == 1:
-            value = 0.1 * rng.standard_normal(shape)
-        else:
-            value = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        value = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
     return torch.from_numpy(np.asarray(value)).float()
 
 
@@ -39,6 +33,19 @@ def manifest_weights(release: str) -> dict[str, Tensor]:
     """All tensors of a release ("released" or "early") under its own names."""
     manifest = json.loads((REFERENCE / f"manifest_{release}.json").read_text())
     return {name: made_tensor(name, shape) for name, shape in manifest}
+
+
+def stack_weights(num_slices: int, num_layers: int) -> dict[str, Tensor]:
+    """The sliced network alone, for any S x L: its records were made with names inside the stack."""
+    manifest = json.loads((REFERENCE / "manifest_released.json").read_text())
+    prefix = "SSTNet.cell_list.00."
+    node = [(name.removeprefix(prefix), shape) for name, shape in manifest if name.startswith(prefix)]
+    return {
+        f"SSTNet.cell_list.{s}{layer}.{name}": made_tensor(f"cell_list.{s}{layer}.{name}", shape)
+        for s in range(num_slices)
+        for layer in range(num_layers)
+        for name, shape in node
+    }
 
 
 def made_input(seed: int, shape: tuple[int, ...]) -> Tensor:

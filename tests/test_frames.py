@@ -1,0 +1,196 @@
+"""Reading frames, their order, their runs, and where an annotation file's names lie."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from utils.cli import UserError
+from utils.frames import (
+    natural_key,
+    read_frame,
+    read_image_size,
+    resolve_frames,
+    sequence_frames,
+    split_runs,
+)
+
+# A loaded machine is no fault of the code.
+UNHURRIED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def save(path: Path, pixels: np.ndarray, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def numbered(*numbers: int) -> list[Path]:
+    return [Path(f"{number}.bmp") for number in numbers]
+
+
+def lengths(names: list[str]) -> list[int]:
+    return [len(run) for run in split_runs([Path(name) for name in names])]
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".png", ".tif", ".pgm", ".webp"])
+def test_grey_image_is_read_unchanged(tmp_path, suffix):
+    grey = np.arange(6 * 7, dtype=np.uint8).reshape(6, 7) * 6
+    options = {"lossless": True} if suffix == ".webp" else {}
+    frame = read_frame(save(tmp_path / f"0{suffix}", grey, **options))
+    assert frame.dtype == np.uint8
+    np.testing.assert_array_equal(frame, grey)
+
+
+def test_colour_becomes_luminance_and_grey_colour_stays(tmp_path):
+    colour = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [77, 77, 77]]], np.uint8)
+    np.testing.assert_array_equal(read_frame(save(tmp_path / "rgb.png", colour)), [[76, 150, 29, 77]])
+    rgba = np.concatenate([colour, np.full((1, 4, 1), 10, np.uint8)], axis=2)  # opacity changes nothing
+    np.testing.assert_array_equal(read_frame(save(tmp_path / "rgba.png", rgba)), [[76, 150, 29, 77]])
+    Image.fromarray(colour).quantize(4).save(tmp_path / "palette.bmp")
+    np.testing.assert_array_equal(read_frame(tmp_path / "palette.bmp"), [[76, 150, 29, 77]])
+
+
+def test_sixteen_bit_rule_is_the_same_for_every_frame(tmp_path):
+    values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    for name in ("deep.png", "deep.tif"):
+        np.testing.assert_array_equal(read_frame(save(tmp_path / name, values)), [[0, 1, 128, 255]])
+    alone = read_frame(save(tmp_path / "dim.png", values[:, :2]))
+    np.testing.assert_array_equal(alone, [[0, 1]])  # a dim frame is not stretched
+
+
+def test_float_frames_are_grey_levels(tmp_path):
+    values = np.array([[0, 1.4, 127.6, 255]], np.float32)
+    np.testing.assert_array_equal(read_frame(save(tmp_path / "f.tif", values)), [[0, 1, 128, 255]])
+
+
+@pytest.mark.parametrize("value, remedy", [(0.5, "multiply by 255"), (300, "rescale"), (np.nan, "rescale")])
+def test_float_frames_of_another_range_are_refused(tmp_path, value, remedy):
+    path = save(tmp_path / "f.tif", np.full((2, 2), value, np.float32))
+    with pytest.raises(UserError, match=rf"f\.tif.*{remedy}"):
+        read_frame(path)
+
+
+def test_broken_files_are_named(tmp_path):
+    whole = save(tmp_path / "whole.bmp", np.zeros((32, 32), np.uint8)).read_bytes()
+    (tmp_path / "short.bmp").write_bytes(whole[:-100])
+    (tmp_path / "text.bmp").write_text("not an image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    for name, reason in [
+        ("short.bmp", "truncated"),
+        ("text.bmp", "no image type"),
+        ("empty.png", "no image type"),
+        ("folder.png", "cannot be read"),
+        ("absent.bmp", "no such frame"),
+    ]:
+        with pytest.raises(UserError, match=reason) as failure:
+            read_frame(tmp_path / name)
+        assert str(tmp_path / name) in str(failure.value)
+        assert "\n" not in str(failure.value)
+    with pytest.raises(UserError, match="no image type"):
+        read_image_size(tmp_path / "text.bmp")
+
+
+def test_size_comes_from_the_header_alone(tmp_path):
+    path = save(tmp_path / "0.bmp", np.zeros((30, 40), np.uint8))
+    path.write_bytes(path.read_bytes()[:1100])  # the header and palette without most of the pixels
+    assert read_image_size(path) == (30, 40)
+
+
+def test_natural_order_of_known_names():
+    names = ["10.bmp", "2.bmp", "1.bmp", "frame10.png", "frame9.png", "a.png", "0003.bmp", "A2_b10", "a2_b9"]
+    expected = ["1.bmp", "2.bmp", "0003.bmp", "10.bmp", "a.png", "a2_b9", "A2_b10", "frame9.png", "frame10.png"]
+    assert sorted(names, key=natural_key) == sorted(expected, key=natural_key)
+    assert [n for n in sorted(names, key=natural_key) if n[0].isdigit()] == expected[:4]
+    assert sorted(["a2_b10", "a2_b9", "a10_b1"], key=natural_key) == ["a2_b9", "a2_b10", "a10_b1"]
+
+
+@UNHURRIED
+@given(st.sets(st.integers(0, 10**6), min_size=1), st.sampled_from(["", "f_", "data5_"]), st.integers(0, 8))
+def test_natural_order_is_numeric_for_any_padding(numbers, prefix, width):
+    names = [f"{prefix}{number:0{width}d}.bmp" for number in sorted(numbers)]
+    shuffled = random.Random(0).sample(names, len(names))
+    assert sorted(shuffled, key=natural_key) == names
+
+
+@UNHURRIED
+@given(st.lists(st.text(max_size=8)))
+def test_any_names_can_be_ordered(names):
+    ordered = sorted(names, key=natural_key)
+    assert sorted(ordered[::-1], key=natural_key) == ordered
+
+
+def test_sequence_frames_takes_images_only(tmp_path):
+    for name in ("10.bmp", "9.PNG", "2.bmp", "._2.bmp", "notes.txt", "video.avi"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "3.bmp").mkdir()
+    assert [path.name for path in sequence_frames(tmp_path)] == ["2.bmp", "9.PNG", "10.bmp"]
+
+
+def test_folder_without_frames_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="no image in this folder"):
+        sequence_frames(tmp_path)
+    with pytest.raises(UserError, match="absent.*cannot list"):
+        sequence_frames(tmp_path / "absent")
+
+
+def test_runs_split_at_a_jump():
+    runs = split_runs(numbered(*range(26), *range(2701, 2721)))  # DAUB's data5 in small
+    assert [(run[0].name, run[-1].name) for run in runs] == [("0.bmp", "25.bmp"), ("2701.bmp", "2720.bmp")]
+    assert lengths(["0.bmp", "5.bmp", "10.bmp", "20.bmp", "25.bmp"]) == [3, 2]  # the usual step is 5
+    assert lengths(["1.bmp", "2.bmp", "4.bmp"]) == [2, 1]  # equally common steps: the smaller one
+    assert lengths(["0.bmp", "100.bmp"]) == [2]  # the only step is the usual one
+
+
+def test_runs_of_other_names():
+    assert lengths(["first.png", "second.png", "third.png"]) == [3]
+    assert lengths(["seq5_0008_v2.png", "seq5_0009_v2.png", "seq5_0012_v2.png", "seq5_0013_v2.png"]) == [2, 2]
+    assert lengths(["a_1.png", "a_2.png", "a_3.png", "b_1.png", "b_2.png"]) == [3, 2]
+    assert lengths(["1.png", "2.png", "3.png", "background.png"]) == [3, 1]
+    assert split_runs([]) == []
+
+
+@UNHURRIED
+@given(st.sets(st.integers(0, 60), min_size=1))
+def test_runs_keep_every_frame_in_order(numbers):
+    paths = numbered(*sorted(numbers))
+    runs = split_runs(paths)
+    assert [path for run in runs for path in run] == paths
+    assert all(runs)
+
+
+@pytest.fixture
+def data_root(tmp_path):
+    root = tmp_path / "DAUB"
+    save(root / "images" / "test" / "data6" / "0.bmp", np.zeros((4, 4), np.uint8))
+    return root
+
+
+def test_names_resolve_below_the_data_root(data_root):
+    folder = data_root / "images" / "test" / "data6"
+    names = [
+        "images/test/data6/0.bmp",
+        "./images/test/data6/1.bmp",  # absent, but beside one that exists
+        "/home/public/DAUB/images/test/data6/0.bmp",
+        "C:\\data\\DAUB\\images\\test\\data6\\0.bmp",
+        "DAUB/images/test/data6/0.bmp",
+        str(folder / "0.bmp"),
+    ]
+    expected = [folder / ("1.bmp" if "1.bmp" in name else "0.bmp") for name in names]
+    assert resolve_frames(names, data_root) == expected
+
+
+def test_absent_folder_is_expected_where_the_others_are(data_root):
+    names = ["/home/public/DAUB/images/test/data9/0.bmp", "/home/public/DAUB/images/test/data6/0.bmp"]
+    assert resolve_frames(names, data_root)[0] == data_root / "images" / "test" / "data9" / "0.bmp"
+
+
+def test_longest_tail_wins(data_root):
+    decoy = save(data_root / "data6" / "0.bmp", np.zeros((4, 4), np.uint8))
+    found = resolve_frames(["/x/images/test/data6/0.bmp", "/x/data6/0.bmp"], data_root)
+    assert found == [data_root / "images" / "test" / "data6" / "0.bmp", decoy]

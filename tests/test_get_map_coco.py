@@ -1,0 +1,148 @@
+"""`get_map_coco.py` as its users run it: two files in, tables and metrics.json out, one line for an error."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation_cases import DETECTIONS, TARGETS, ground_truth
+from utils.cli import run_command
+from utils_coco.get_map_coco import Config, main
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "tests" / "reference"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Ground truth and detections of the case worked out by hand, and an output folder."""
+    paths = {"gt": tmp_path / "truth.json", "detections": tmp_path / "found.json", "output": tmp_path / "out"}
+    paths["gt"].write_text(json.dumps(ground_truth(TARGETS, 2)))
+    paths["detections"].write_text(json.dumps(DETECTIONS))
+    return paths
+
+
+def run(paths: dict[str, Path], *extra: str) -> int:
+    """Exit status of the command."""
+    arguments = [part for name, path in paths.items() for part in (f"--{name}", str(path))]
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, Config, [*arguments, *extra])
+    return stop.value.code
+
+
+def error_line(paths: dict[str, Path], capsys: pytest.CaptureFixture, *extra: str) -> str:
+    """The one line of a run that must fail."""
+    assert run(paths, *extra) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_metrics_and_tables(files, capsys):
+    assert run(files) == 0
+    metrics = json.loads((files["output"] / "metrics.json").read_text())
+    assert metrics["operating_point"]["precision"] == 0.5
+    assert metrics["published"]["mAP50"] == pytest.approx((34 + 33 * 2 / 3) / 101)
+    assert metrics["protocol"]["detections"] == str(files["detections"])
+    printed = capsys.readouterr().out
+    assert "2 frames, 3 targets, 5 detections" in printed
+    assert "published protocol  mAP50  55.45" in printed
+    assert "P  50.00  R  66.67  F1  57.14  at confidence 0.500" in printed
+
+
+def test_confidence_flag(files):
+    assert run(files, "--confidence", "0.75") == 0
+    metrics = json.loads((files["output"] / "metrics.json").read_text())
+    assert metrics["operating_point"]["confidence"] == 0.75
+    assert metrics["operating_point"]["recall"] == pytest.approx(1 / 3)
+
+
+def test_without_output_nothing_is_written(files):
+    before = sorted(files["gt"].parent.iterdir())
+    del files["output"]
+    assert run(files) == 0
+    assert sorted(files["gt"].parent.iterdir()) == before
+
+
+def test_annotation_list_as_ground_truth(files):
+    files["gt"] = files["gt"].with_suffix(".txt")
+    files["gt"].write_text("seq/a/1.bmp 10,10,18,18,0\nseq/a/2.bmp 20,20,28,28,0 40,40,48,48,0\n")
+    assert run(files) == 0
+    metrics = json.loads((files["output"] / "metrics.json").read_text())
+    assert metrics["operating_point"]["precision"] == 0.5
+    assert metrics["pd_fa"]["pd"] == pytest.approx(2 / 3)
+    assert metrics["pd_fa"]["false_alarms_per_megapixel"] is None  # a list does not say the frames' sizes
+
+
+@pytest.mark.parametrize("command", [["utils_coco/get_map_coco.py"], ["-m", "utils_coco.get_map_coco"]])
+def test_runs_as_script_and_as_module(files, command: list[str]):
+    arguments = ["--gt", str(files["gt"]), "--detections", str(files["detections"].with_name("none.json"))]
+    done = subprocess.run([sys.executable, *command, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "none.json: detections cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize("which", ["gt", "detections"])
+def test_missing_file_is_named(files, capsys, which: str):
+    files[which].unlink()
+    line = error_line(files, capsys)
+    assert files[which].name in line and "check the path" in line
+
+
+@pytest.mark.parametrize("which", ["gt", "detections"])
+def test_malformed_json_is_named_with_its_line(files, capsys, which: str):
+    files[which].write_text('[\n{"image_id": 1,,}\n]')
+    assert f"{files[which].name}:2:" in error_line(files, capsys)
+
+
+@pytest.mark.parametrize("which", ["gt", "detections"])
+def test_packed_file_is_named(files, capsys, which: str):
+    files[which].write_bytes(gzip.compress(files[which].read_bytes()))
+    assert f"{files[which].name}: " in error_line(files, capsys)
+
+
+def test_swapped_files(files, capsys):
+    files["gt"], files["detections"] = files["detections"], files["gt"]
+    assert "found.json: no COCO ground truth" in error_line(files, capsys)
+
+
+def test_detections_of_another_data_set(files, capsys):
+    files["detections"].write_text(json.dumps([{**DETECTIONS[0], "image_id": 4711}]))
+    assert "found.json: 1 entries whose image_id the ground truth lacks (4711)" in error_line(files, capsys)
+
+
+def test_nan_in_json(files, capsys):
+    files["detections"].write_text(json.dumps([{**DETECTIONS[0], "score": float("nan")}]))
+    assert "found.json: entry 0 (from 0): score is not finite" in error_line(files, capsys)
+
+
+def test_output_that_is_a_file(files, capsys):
+    files["output"].write_text("in the way")
+    assert "out: cannot be made" in error_line(files, capsys)
+
+
+def test_confidence_out_of_range(files, capsys):
+    assert "confidence 2.0 is not between 0 and 1" in error_line(files, capsys, "--confidence", "2")
+
+
+@pytest.mark.skipif("SSTNET_DAUB_ROOT" not in os.environ, reason="SSTNET_DAUB_ROOT names no DAUB folder")
+def test_record_of_the_published_protocol_on_daub(tmp_path):
+    """Made-up detections for the DAUB test annotations, and what the published protocol makes of them."""
+    found = tmp_path / "found.json"
+    found.write_bytes(gzip.decompress((REFERENCE / "daub_test_detections.json.gz").read_bytes()))
+    truth = Path(os.environ["SSTNET_DAUB_ROOT"], "annotations", "instances_test2017.json")
+    assert run({"gt": truth, "detections": found, "output": tmp_path}) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    record = json.loads((REFERENCE / "daub_test_metrics.json").read_text())
+    for name in ("AP", "AP50", "AP75", "AP_small", "AR100"):
+        assert metrics["coco"][name] == pytest.approx(record[name], abs=1e-6)
+    for name in ("precision", "recall", "f1"):
+        assert metrics["published"][name] == pytest.approx(record[name], abs=1e-6)
+    assert metrics["counts"] == {"frames": 4795, "targets": 4795, "detections": 5725}

@@ -1,0 +1,213 @@
+"""Clips: the T frames that end at a key frame, as samples of a data set.
+
+A clip holds frames k-T+1..k of the key frame's folder. It never reaches across a jump in frame numbers: the
+first frame after a jump counts as a first frame, which is repeated in front of itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from utils.annotations import Annotations
+from utils.cli import UserError
+from utils.frames import read_frame, sequence_frames, split_runs
+from utils.letterbox import Letterbox
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ClipIndex:
+    """Which frames make the clip of a key frame; a folder is listed once, when its first clip is wanted."""
+
+    def __init__(self) -> None:
+        self._runs: dict[Path, list[list[Path]]] = {}
+        self._places: dict[Path, dict[str, tuple[int, int]]] = {}  # folder -> file name -> (run, place in it)
+
+    def runs(self, folder: Path) -> list[list[Path]]:
+        """The folder's frames in natural order, split where frame numbers jump."""
+        folder = Path(folder)
+        if folder not in self._runs:
+            runs = split_runs(sequence_frames(folder))
+            self._places[folder] = {
+                path.name: (r, p) for r, run in enumerate(runs) for p, path in enumerate(run)
+            }
+            self._runs[folder] = runs
+        return self._runs[folder]
+
+    def clip(self, key_frame: Path, num_frames: int) -> list[Path]:
+        """The `num_frames` frames that end at the key frame, oldest first, the run's first frame repeated."""
+        key_frame = Path(key_frame)
+        runs = self.runs(key_frame.parent)
+        if key_frame.name not in self._places[key_frame.parent]:
+            raise UserError(f"{key_frame}: no such frame in this folder; check the path and --data-root")
+        number, place = self._places[key_frame.parent][key_frame.name]
+        return [runs[number][max(0, place - back)] for back in reversed(range(num_frames))]
+
+
+class FrameCache:
+    """Least recently used letterboxed frames, at most `max_bytes` of pixels; 0 keeps none."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.used_bytes = 0
+        self._frames: OrderedDict[str, tuple[np.ndarray, Letterbox]] = OrderedDict()
+
+    def get(
+        self, path: Path, load: Callable[[Path], tuple[np.ndarray, Letterbox]]
+    ) -> tuple[np.ndarray, Letterbox]:
+        """The frame of a path, through `load(path)` when it is not held."""
+        key = os.fspath(path)
+        if key in self._frames:
+            self._frames.move_to_end(key)
+            return self._frames[key]
+        entry = load(path)
+        size = entry[0].nbytes
+        if size <= self.max_bytes:
+            while self.used_bytes + size > self.max_bytes:
+                self.used_bytes -= self._frames.popitem(last=False)[1][0].nbytes
+            self._frames[key] = entry
+            self.used_bytes += size
+        return entry
+
+
+@dataclass
+class ClipSample:
+    """`clip` uint8 (T, H, W); `targets` float32 (n, 5) cx, cy, w, h, class in input pixels; its index."""
+
+    clip: Tensor
+    targets: Tensor
+    index: int
+
+
+@dataclass
+class ClipBatch:
+    """`clips` uint8 (B, T, H, W); `targets` B tensors (n_i, 5) cx, cy, w, h, class; `indices` int64 (B,)."""
+
+    clips: Tensor
+    targets: list[Tensor]
+    indices: Tensor
+
+    def pin_memory(self) -> ClipBatch:
+        """The same batch in page-locked memory (the data loader calls it)."""
+        return ClipBatch(
+            self.clips.pin_memory(), [t.pin_memory() for t in self.targets], self.indices.pin_memory()
+        )
+
+    def __getstate__(self) -> tuple:
+        # From a worker every tensor travels as an open file: one for all targets, not one for each image.
+        counts = [len(targets) for targets in self.targets]
+        return self.clips, torch.cat(self.targets) if counts else None, counts, self.indices
+
+    def __setstate__(self, state: tuple) -> None:
+        self.clips, targets, counts, self.indices = state
+        self.targets = list(targets.split(counts)) if counts else []
+
+
+class LoadingError(UserError):
+    """A `UserError` of a loader's worker process.
+
+    PyTorch hands it to the main process as the text of its traceback; only the message, its end, is kept.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.strip().rpartition(f"{type(self).__name__}: ")[2])
+
+
+class ClipDataset(Dataset[ClipSample]):
+    """The clips of all annotated key frames, letterboxed to `input_size` (H, W).
+
+    Neighbouring clips share frames, so each worker keeps letterboxed frames up to `cache_bytes` and decodes
+    none of those again. Labels are never changed. An unreadable frame raises `UserError`, in workers too.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        input_size: tuple[int, int],
+        num_frames: int,
+        cache_bytes: int = 512 * 2**20,
+        mode: str = "letterbox",
+    ) -> None:
+        self.annotations = annotations
+        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.num_frames = num_frames
+        self.mode = mode
+        self.index = ClipIndex()
+        self.cache = FrameCache(cache_bytes)
+
+    def __len__(self) -> int:
+        return len(self.annotations.records)
+
+    def __getitem__(self, index: int) -> ClipSample:
+        try:
+            return self._sample(index)
+        except UserError as error:
+            if get_worker_info() is None:
+                raise
+            raise LoadingError(str(error)) from None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "cache": FrameCache(self.cache.max_bytes)}  # a spawned worker starts empty
+
+    def _load(self, path: Path) -> tuple[np.ndarray, Letterbox]:
+        grey = read_frame(path)  # (h, w)
+        letterbox = Letterbox(grey.shape, self.input_size, self.mode)
+        return letterbox.image(grey), letterbox
+
+    def _sample(self, index: int) -> ClipSample:
+        record = self.annotations.records[index]
+        paths = self.index.clip(record.path, self.num_frames)
+        frames = {path: self.cache.get(path, self._load) for path in paths}  # a repeated frame is read once
+        letterbox = frames[paths[-1]][1]
+        for path, (_, other) in frames.items():
+            if other.image_size != letterbox.image_size:
+                raise UserError(
+                    f"{path}: {other.image_size} pixels (height, width), but {paths[-1].name} beside it has "
+                    f"{letterbox.image_size}; bring the frames of a sequence to one size"
+                )
+        clip = torch.from_numpy(np.stack([frames[path][0] for path in paths]))  # (T, H, W)
+        return ClipSample(clip, to_targets(letterbox.boxes_to_input(record.boxes)), index)
+
+
+def to_targets(boxes: np.ndarray) -> Tensor:
+    """Boxes (n, 5) x1, y1, x2, y2, class -> float32 (n, 5) cx, cy, w, h, class."""
+    corners = torch.tensor(boxes, dtype=torch.float32)
+    top_left, bottom_right = corners[:, 0:2], corners[:, 2:4]
+    return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left, corners[:, 4:]], dim=1)
+
+
+def collate_clips(samples: Sequence[ClipSample]) -> ClipBatch:
+    """Clips of one size -> a batch."""
+    return ClipBatch(
+        clips=torch.stack([sample.clip for sample in samples]),
+        targets=[sample.targets for sample in samples],
+        indices=torch.tensor([sample.index for sample in samples]),
+    )
+
+
+def _normalise(grey: Tensor, trailing: int) -> Tensor:
+    """uint8 (B, *rest) with `trailing` dimensions in rest -> float32 (B, 3, *rest)."""
+    shape = (3,) + (1,) * trailing
+    mean = torch.tensor(IMAGENET_MEAN, device=grey.device).reshape(shape)
+    std = torch.tensor(IMAGENET_STD, device=grey.device).reshape(shape)
+    return ((grey.float() / 255).unsqueeze(1) - mean).div_(std)
+
+
+def normalise_clips(clips: Tensor) -> Tensor:
+    """Grey clips uint8 (B, T, H, W) -> float32 (B, 3, T, H, W): three equal channels, ImageNet-normalised."""
+    return _normalise(clips, trailing=3)
+
+
+def normalise_frames(frames: Tensor) -> Tensor:
+    """Grey frames uint8 (N, H, W) -> float32 (N, 3, H, W): three equal channels, ImageNet-normalised."""
+    return _normalise(frames, trailing=2)

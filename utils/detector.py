@@ -1,0 +1,307 @@
+"""Frames in, boxes out: weights, letterbox, network and non-maximum suppression behind one class.
+
+Videos, frame folders and annotated data sets all go through `VideoStream`, which extracts each frame once,
+however many clips it is in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, groupby, islice
+from operator import itemgetter
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, box_convert
+from tqdm import tqdm
+
+from nets import SSTNet, VideoStream
+from nets.yolox_head import decode_output
+from utils.annotations import Annotations
+from utils.checkpoint import load_network
+from utils.cli import UserError
+from utils.clips import normalise_frames
+from utils.frames import read_frame, read_image_size, sequence_frames, split_runs
+from utils.letterbox import Letterbox
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+STRIDE = 8  # of the network's one output level
+READERS = 4  # threads that read and letterbox frames ahead of the network
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one frame, best first, in pixels of the image itself."""
+
+    boxes: np.ndarray  # (n, 4) float32 x1, y1, x2, y2
+    scores: np.ndarray  # (n,) float32, objectness x class
+    classes: np.ndarray  # (n,) int64
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, confidence: float) -> Detections:
+        """The detections with a score of at least `confidence`."""
+        keep = self.scores >= confidence
+        return Detections(self.boxes[keep], self.scores[keep], self.classes[keep])
+
+
+def postprocess(
+    output: Tensor, min_confidence: float = 0.001, nms: float = 0.65, max_detections: int = 100
+) -> list[Tensor]:
+    """Head output (B, 5+K, h, w) -> per image (n, 6): x1, y1, x2, y2 in input pixels, score, class.
+
+    Best first. The published protocol: score = objectness x best class, then non-maximum suppression
+    class by class.
+    """
+    predictions = decode_output(output, STRIDE)  # (B, h*w, 5+K)
+    boxes = box_convert(predictions[..., :4], "cxcywh", "xyxy")
+    class_scores, classes = predictions[..., 5:].sigmoid().max(dim=-1)
+    scores = predictions[..., 4].sigmoid() * class_scores
+    # exp(w) of a network that has not learned may overflow; such a box would poison the IoUs of all others.
+    candidates = (scores >= min_confidence) & boxes.isfinite().all(dim=-1)
+    results = []
+    # Image by image: one call for all would shift the boxes apart and round them, so that an image's result
+    # would depend on the batch it came in.
+    for image, found in enumerate(candidates):
+        box, score, label = boxes[image, found], scores[image, found], classes[image, found]
+        keep = batched_nms(box, score, label, nms)[:max_detections]
+        results.append(torch.cat([box[keep], score[keep, None], label[keep, None].to(box.dtype)], dim=1))
+    return results
+
+
+def coco_results(detections: Detections, image_id: int, category_ids: tuple[int, ...]) -> list[dict]:
+    """Entries of a COCO results file: image_id, category_id, bbox [x, y, w, h] in image pixels, score."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[label],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+        }
+        for (x1, y1, x2, y2), score, label in zip(
+            detections.boxes.tolist(), detections.scores.tolist(), detections.classes.tolist(), strict=True
+        )
+    ]
+
+
+class KeyFrameStream:
+    """A single-frame detector to compare with: each clip is its key frame, T times. Used as `VideoStream`."""
+
+    def __init__(self, model: SSTNet) -> None:
+        self.model = model
+
+    def reset(self) -> None:
+        """Nothing is remembered between frames."""
+
+    def push(self, frames: Tensor) -> Tensor:
+        """Frames (N, 3, H, W) -> (N, 5+K, H/8, W/8)."""
+        features = self.model.extract(frames)  # (N, C, H/8, W/8)
+        return self.model.detect([features] * self.model.num_frames)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Consecutive frames of one run, all of them needed by annotated clips."""
+
+    paths: list[Path]
+    records: list[list[int]]  # for each frame the records that annotate it; none: only a later clip needs it
+    letterbox: Letterbox
+
+
+def plan_blocks(annotations: Annotations, num_frames: int, input_size: tuple[int, int], resize: str) -> Iterator[Block]:
+    """Split the frames that annotated clips of `num_frames` need into blocks of consecutive frames.
+
+    A block that starts inside a run starts with the T-1 predecessors of its first annotated frame, so its
+    annotated frames see the clips that they would see in the whole run. Nothing reaches across a run's end.
+    """
+    by_folder: dict[Path, dict[str, list[int]]] = {}
+    for index, record in enumerate(annotations.records):
+        by_folder.setdefault(record.path.parent, {}).setdefault(record.path.name, []).append(index)
+    for folder, annotated in by_folder.items():
+        runs = split_runs(sequence_frames(folder))
+        unknown = annotated.keys() - {path.name for run in runs for path in run}
+        if unknown:
+            raise UserError(f"{folder / min(unknown)}: not among the frames of its folder; mend {annotations.source}")
+        for run in runs:
+            records = [annotated.get(path.name, []) for path in run]
+            needed = np.zeros(len(run), dtype=bool)
+            for position in (k for k, owners in enumerate(records) if owners):
+                needed[max(position - num_frames + 1, 0) : position + 1] = True
+            edges = np.flatnonzero(np.diff(needed, prepend=False, append=False))
+            for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+                letterbox = Letterbox(read_image_size(run[start]), input_size, resize)
+                yield Block(run[start:stop], records[start:stop], letterbox)
+
+
+class Detector:
+    """A network with its input size and protocol.
+
+    `min_confidence`, `nms` (IoU) and `max_detections` are those of the published evaluation. `chunk`
+    consecutive frames go through the network together. `repeat_key_frame` makes it a single-frame detector.
+    """
+
+    def __init__(
+        self,
+        model: SSTNet,
+        class_names: tuple[str, ...],
+        input_size: tuple[int, int],
+        device: str | torch.device = "cpu",
+        resize: str = "letterbox",
+        nms: float = 0.65,
+        min_confidence: float = 0.001,
+        max_detections: int = 100,
+        chunk: int = 8,
+        repeat_key_frame: bool = False,
+    ) -> None:
+        if any(side <= 0 or side % 32 for side in input_size):
+            raise UserError(f"input size {input_size[0]} x {input_size[1]}: both sides must be multiples of 32")
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.class_names = tuple(class_names)
+        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.resize = resize
+        self.nms = nms
+        self.min_confidence = min_confidence
+        self.max_detections = max_detections
+        self.chunk = chunk
+        self.repeat_key_frame = repeat_key_frame
+
+    @classmethod
+    def from_file(
+        cls,
+        weights: str | Path,
+        device: str | torch.device = "cpu",
+        input_size: tuple[int, int] | None = None,
+        **protocol: object,
+    ) -> Detector:
+        """The network of a checkpoint; the input size is the one it was trained with unless given."""
+        network = load_network(weights, device)
+        return cls(network.model, network.class_names, input_size or network.input_size, device, **protocol)
+
+    def stream(self, frames: Iterable[np.ndarray]) -> Iterator[Detections]:
+        """Detect in the consecutive grey frames (h, w) uint8 of one sequence, lazily and in constant memory.
+
+        Frames are taken a chunk ahead of what has come out. A frame of another size is a `UserError`.
+        """
+        frames = iter(frames)
+        first = next(frames, None)
+        if first is None:
+            return
+        letterbox = Letterbox(first.shape, self.input_size, self.resize)
+        network = self._network()
+        numbered = enumerate(chain([first], frames))
+        inputs = _map_ahead(partial(_fit_frame, letterbox=letterbox), numbered, depth=self.chunk)
+        for chunk in _chunks(inputs, self.chunk):
+            yield from self.to_detections(self._push(network, chunk), letterbox)
+
+    def raw_outputs(self, annotations: Annotations) -> Iterator[tuple[int, Tensor, Letterbox]]:
+        """Yield (record index, head output (5+K, h, w), letterbox) for every annotated frame.
+
+        Each frame that an annotated clip needs is read and extracted once; other frames are left alone.
+        Records come folder by folder in temporal order, which need not be the order of the annotations.
+        """
+        num_frames = 1 if self.repeat_key_frame else self.model.num_frames
+        blocks = plan_blocks(annotations, num_frames, self.input_size, self.resize)
+        frames = ((block, position) for block in blocks for position in range(len(block.paths)))
+        inputs = _map_ahead(_read_block_frame, frames, depth=2 * self.chunk)
+        network = self._network()
+        for _, members in groupby(inputs, key=itemgetter(0)):
+            network.reset()
+            for chunk in _chunks(members, self.chunk):
+                outputs = self._push(network, [frame for _, _, frame in chunk])
+                for (block, position, _), output in zip(chunk, outputs, strict=True):
+                    for record in block.records[position]:
+                        yield record, output, block.letterbox
+
+    def detect(self, annotations: Annotations, progress: bool = True) -> list[dict]:
+        """COCO results of every annotated frame: image_id, category_id, bbox [x, y, w, h], score."""
+        if len(self.class_names) > len(annotations.category_ids):
+            raise UserError(
+                f"{annotations.source}: {len(annotations.category_ids)} classes, but the network has "
+                f"{len(self.class_names)} ({', '.join(self.class_names)}); give annotations naming them all"
+            )
+        results: list[dict] = []
+        total = len(annotations.records)
+        with tqdm(total=total, desc="detect", unit="frame", disable=None if progress else True) as bar:
+            for index, output, letterbox in self.raw_outputs(annotations):
+                detections = self.to_detections(output[None], letterbox)[0]
+                results += coco_results(detections, annotations.records[index].image_id, annotations.category_ids)
+                bar.update()
+        return results
+
+    def to_detections(self, outputs: Tensor, letterbox: Letterbox) -> list[Detections]:
+        """Head outputs (N, 5+K, h, w) -> detections in image pixels."""
+        found = []
+        for rows in postprocess(outputs, self.min_confidence, self.nms, self.max_detections):
+            rows = rows.cpu().numpy()
+            boxes = letterbox.boxes_to_image(rows[:, :4]).astype(np.float32, copy=False)
+            found.append(Detections(boxes, rows[:, 4], rows[:, 5].astype(np.int64)))
+        return found
+
+    def _network(self) -> VideoStream | KeyFrameStream:
+        return KeyFrameStream(self.model) if self.repeat_key_frame else VideoStream(self.model)
+
+    def _push(self, network: VideoStream | KeyFrameStream, frames: list[np.ndarray]) -> Tensor:
+        """Letterboxed grey frames, N of (H, W) uint8 -> head outputs (N, 5+K, H/8, W/8)."""
+        with torch.inference_mode():
+            grey = torch.from_numpy(np.stack(frames)).to(self.device, non_blocking=True)  # (N, H, W)
+            return network.push(normalise_frames(grey))
+
+
+def _fit_frame(numbered: tuple[int, np.ndarray], letterbox: Letterbox) -> np.ndarray:
+    """Letterbox frame `(number, image)` of a sequence whose first frame set the letterbox."""
+    number, frame = numbered
+    if frame.shape != tuple(letterbox.image_size):
+        (height, width), (first_height, first_width) = frame.shape, letterbox.image_size
+        raise UserError(
+            f"frame {number + 1} is {width} x {height} but the first one {first_width} x {first_height}; "
+            "give frames of one size at a time"
+        )
+    return letterbox.image(frame)
+
+
+def _read_block_frame(member: tuple[Block, int]) -> tuple[Block, int, np.ndarray]:
+    """Read and letterbox one frame of a block."""
+    block, position = member
+    path = block.paths[position]
+    frame = read_frame(path)
+    if frame.shape != tuple(block.letterbox.image_size):
+        (height, width), (first_height, first_width) = frame.shape, block.letterbox.image_size
+        raise UserError(
+            f"{path}: {width} x {height}, but the frames before it are {first_width} x {first_height}; "
+            "keep one image size in a sequence folder"
+        )
+    return block, position, block.letterbox.image(frame)
+
+
+def _map_ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:
+    """Yield `function(item)` in order while threads work on at most `depth` items ahead."""
+    pending: deque = deque()
+    with ThreadPoolExecutor(READERS) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= depth:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` consecutive items, the last one shorter."""
+    items = iter(items)
+    while chunk := list(islice(items, size)):
+        yield chunk

@@ -1,0 +1,109 @@
+"""Reading, printing and writing of evaluations, shared by the commands that score detections."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from utils.cli import UserError
+from utils.evaluation import Evaluation, OperatingPoint
+from utils.pd_fa import CENTRE_DISTANCE
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The content of a JSON file, named `what` in messages; `UserError` where it is missing or no JSON."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {what} cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: {what} is not a text file; unpack it if it is compressed") from None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: {what} is no valid JSON ({error.msg}); write it again") from None
+
+
+def make_folder(path: Path) -> None:
+    """Make an output folder before the work begins; `UserError` where that is impossible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error.strerror}); choose another --output") from None
+
+
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
+    """Write JSON into an existing folder; `UserError` where that is impossible."""
+    try:
+        path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
+
+
+def format_report(evaluation: Evaluation) -> str:
+    """The tables of one evaluation as text, values in percent where they are fractions."""
+    counts, coco, published = evaluation.counts, evaluation.coco, evaluation.published
+    pd_fa, confidence = evaluation.pd_fa, evaluation.operating_point.confidence
+    megapixel = _number(pd_fa.false_alarms_per_megapixel)
+    lines = [
+        f"{counts.frames} frames, {counts.targets} targets, {counts.detections} detections (tables in %)",
+        "",
+        f"COCO                AP {_percent(coco.AP)}  AP50 {_percent(coco.AP50)}  AP75 {_percent(coco.AP75)}"
+        f"  AP small {_percent(coco.AP_small)}  AR100 {_percent(coco.AR100)}",
+        f"published protocol  mAP50 {_percent(published.mAP50)}  P {_percent(published.precision)}"
+        f"  R {_percent(published.recall)}  F1 {_percent(published.f1)}  (P: a mean over the PR curve)",
+        f"operating point     {_point(evaluation.operating_point)}",
+        f"best F1             {_point(evaluation.best_f1)}",
+        f"Pd, false alarms    Pd {_percent(pd_fa.pd)}  {pd_fa.false_alarms_per_frame:.4f} false alarms per "
+        f"frame, {megapixel} per megapixel, at confidence {confidence:.3f}",
+        f"                    (centres within {CENTRE_DISTANCE:g} pixels; alarms: boxes that hit nothing, "
+        "not the Fa of false pixels)",
+        "",
+        *_sequence_table(evaluation),
+    ]
+    if evaluation.speed:
+        lines += ["", *(f"speed: {name} {_value(value)}" for name, value in evaluation.speed.items())]
+    return "\n".join([*lines, *(f"note: {note}" for note in evaluation.notes)])
+
+
+def write_metrics(evaluation: Evaluation, folder: Path) -> Path:
+    """Write `metrics.json` into the folder and return its path."""
+    path = folder / "metrics.json"
+    write_json(path, evaluation.to_json())
+    return path
+
+
+def _sequence_table(evaluation: Evaluation) -> list[str]:
+    width = max([len("sequence"), *map(len, evaluation.per_sequence)])
+    rows = [
+        f"{'sequence':<{width}} {'frames':>7} {'targets':>7} {'mAP50':>6} {'P':>6} {'R':>6} {'Pd':>6} "
+        f"{'FA/frame':>9} {'FA/Mpix':>9}"
+    ]
+    for name, s in evaluation.per_sequence.items():
+        rows.append(
+            f"{name:<{width}} {s.frames:>7} {s.targets:>7} {_percent(s.mAP50)} {_percent(s.precision)} "
+            f"{_percent(s.recall)} {_percent(s.pd)} {s.false_alarms_per_frame:>9.4f} "
+            f"{_number(s.false_alarms_per_megapixel):>9}"
+        )
+    return rows
+
+
+def _point(point: OperatingPoint) -> str:
+    return (
+        f"P {_percent(point.precision)}  R {_percent(point.recall)}  F1 {_percent(point.f1)}"
+        f"  at confidence {point.confidence:.3f} (IoU 0.5)"
+    )
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:6.2f}"
+
+
+def _value(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"

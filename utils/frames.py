@@ -1,0 +1,181 @@
+"""Frames on disk: reading one as grey, the order of a folder's frames, and its runs without a jump.
+
+Every image type that Pillow reads is taken. Grey values follow one rule for all frames of all sequences, so
+that a target's contrast never depends on what else its frame shows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils.cli import UserError
+
+# What Pillow raises on broken files, beyond OSError (which UnidentifiedImageError is a kind of).
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+NOT_STILL_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # registered by Pillow, but nothing it can decode
+
+
+@lru_cache(maxsize=1)
+def image_suffixes() -> frozenset[str]:
+    """Lower-case file name endings, dot included, of the image types that Pillow reads."""
+    registered = Image.registered_extensions().items()
+    return frozenset(s for s, kind in registered if kind in Image.OPEN and kind not in NOT_STILL_IMAGES)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name ends as an image's does (hidden files, `._0.bmp` among them, are none)."""
+    base = re.split(r"[\\/]", name)[-1]
+    return not base.startswith(".") and os.path.splitext(base)[1].lower() in image_suffixes()
+
+
+def _unreadable(path: str | os.PathLike, error: Exception) -> UserError:
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{path}: no such frame; check the path and --data-root")
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return UserError(
+            f"{path}: cannot be read ({error.strerror}); expected an image file with read permission"
+        )
+    reason = "no image type that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
+    return UserError(f"{path}: truncated or broken image ({reason}); replace the file by a whole copy")
+
+
+def read_frame(path: str | os.PathLike) -> np.ndarray:
+    """Read an image as (h, w) uint8 grey.
+
+    8-bit grey stays as it is; colour and palette images become luminance (ITU-R 601); 16-bit grey is divided
+    by 257 and rounded (0..65535 -> 0..255); float grey is taken as 0..255 and rounded. Of a file with several
+    images the first is read. `UserError` if it is missing, truncated or undecodable, or leaves these ranges.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode == "F" or image.mode.startswith("I"):
+                values = np.asarray(image).astype(np.float64)
+            else:
+                return np.array(image.convert("L"))
+    except DECODING_ERRORS as error:
+        raise _unreadable(path, error) from None
+    return _eight_bit(path, values, is_float=image.mode == "F")
+
+
+def _eight_bit(path: str | os.PathLike, values: np.ndarray, is_float: bool) -> np.ndarray:
+    """16-bit or float values (h, w) -> uint8 by a rule that looks at no other pixel; refuses other ranges."""
+    low, high = float(values.min()), float(values.max())
+    limit = 255 if is_float else 65535
+    if not (low >= -0.5 and high < limit + 0.5):  # also false for NaN
+        raise UserError(
+            f"{path}: grey values {low:g} to {high:g}; expected 0 to {limit} in a "
+            f"{'float' if is_float else '16-bit'} image: rescale all frames of the data set by one rule"
+        )
+    if is_float and 0 < high <= 1:
+        raise UserError(f"{path}: float grey values reach only {high:g}; expected 0 to 255: multiply by 255")
+    return np.rint(values * (255 / limit)).astype(np.uint8)
+
+
+def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(h, w) of an image from its header alone; `UserError` if it is missing or no image."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except DECODING_ERRORS as error:
+        raise _unreadable(path, error) from None
+
+
+def natural_key(name: str) -> tuple:
+    """Sorting key of a file name: numbers in it compare as numbers, so 2.bmp comes before 10.bmp."""
+    parts = re.split(r"(\d+)", name.casefold())  # text at even places, digits at odd ones
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
+
+
+def sequence_frames(folder: str | os.PathLike) -> list[Path]:
+    """The image files of a folder, not of those below it, in natural order; `UserError` if there are none."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if is_image_name(entry.name) and entry.is_file()]
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot list the frames ({error.strerror}); expected a folder of images"
+        ) from None
+    if not names:
+        raise UserError(f"{folder}: no image in this folder; expected the frames of one sequence")
+    folder = Path(folder)
+    return [folder / name for name in sorted(names, key=natural_key)]
+
+
+def _frame_numbers(stems: Iterable[str]) -> list[int | None]:
+    """The frame number in each name: of its numbers, the last that differs between names; None for none."""
+    numbers = [[int(digits) for digits in re.findall(r"\d+", stem)] for stem in stems]
+    if len({len(row) for row in numbers}) == 1:
+        varying = [column for column in zip(*numbers, strict=True) if len(set(column)) > 1]
+        if varying:
+            return list(varying[-1])
+    return [row[-1] if row else None for row in numbers]
+
+
+def split_runs(paths: Sequence[Path]) -> list[list[Path]]:
+    """Split a folder's frames, in natural order, where their numbers jump by more than the most common step.
+
+    Names without numbers make one run. When two steps are equally common, the smaller is the usual one.
+    """
+    numbers = _frame_numbers(path.stem for path in paths)
+    steps = [None if a is None or b is None else abs(b - a) for a, b in pairwise(numbers)]
+    counts = Counter(step for step in steps if step)
+    usual = min(counts, key=lambda step: (-counts[step], step), default=0)
+    runs: list[list[Path]] = []
+    for place, path in enumerate(paths):
+        if place == 0 or _is_jump(numbers[place - 1], numbers[place], usual):
+            runs.append([])
+        runs[-1].append(path)
+    return runs
+
+
+def _is_jump(previous: int | None, number: int | None, usual_step: int) -> bool:
+    if previous is None or number is None:
+        return (previous is None) != (number is None)
+    return abs(number - previous) > usual_step
+
+
+def resolve_frames(names: Sequence[str], data_root: Path) -> list[Path]:
+    """Where the frames of an annotation file lie: relative to `data_root`, or absolute.
+
+    The tree of another machine in front of a name is cut off: the longest tail that exists under `data_root`
+    counts. The search is made once a folder; a folder that is nowhere gets the usual cut of those found.
+    """
+    split = [name.replace("\\", "/").rpartition("/") for name in names]
+    first_names: dict[str, str] = {}
+    for parent, _, file_name in split:
+        first_names.setdefault(parent, file_name)
+    folders: dict[str, Path] = {}
+    cuts = Counter()
+    for parent, file_name in first_names.items():
+        if re.match(r"/|[A-Za-z]:", parent) and Path(parent, file_name).is_file():
+            folders[parent] = Path(parent)
+        elif (cut := _find_cut(data_root, parent, file_name)) is not None:
+            folders[parent] = data_root.joinpath(*_parts(parent)[cut:])
+            cuts[cut] += 1
+    usual_cut = max(cuts, key=cuts.__getitem__, default=0)
+    for parent in first_names:
+        folders.setdefault(parent, data_root.joinpath(*_parts(parent)[usual_cut:]))
+    return [folders[parent] / file_name for parent, _, file_name in split]
+
+
+def _parts(parent: str) -> list[str]:
+    return [part for part in parent.split("/") if part not in ("", ".")]
+
+
+def _find_cut(data_root: Path, parent: str, file_name: str) -> int | None:
+    """How many leading folders to cut so that the frame, or else its folder, exists under `data_root`."""
+    parts = _parts(parent)
+    tails = [data_root.joinpath(*parts[cut:]) for cut in range(len(parts) + 1)]
+    found = [cut for cut, folder in enumerate(tails) if (folder / file_name).is_file()]
+    found = found or [cut for cut, folder in enumerate(tails[:-1]) if folder.is_dir()]
+    return found[0] if found else None

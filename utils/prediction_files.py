@@ -1,0 +1,125 @@
+"""The files of a prediction, written frame by frame: whole and readable whenever the writing stops."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from utils.cli import UserError
+from utils.evaluation_report import make_folder
+from utils.video import Source, VideoSource, VideoWriter
+
+Save = Literal["video", "frames", "both"]
+CSV_HEADER = ("image_id", "file_name", "category_id", "category", "score", "x", "y", "w", "h", "cx", "cy")
+
+
+class JsonList:
+    """A JSON list on disk that grows; the file is valid JSON after every `extend`, and after an interrupted one."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._file.write(b"[")
+        self._end = self._file.tell()  # where the next entry goes; behind it stands only the closing bracket
+        self._empty = True
+        self._finish()
+
+    def extend(self, entries: Iterable[dict]) -> None:
+        """Append entries."""
+        self._file.seek(self._end)
+        for entry in entries:
+            self._file.write((b"\n" if self._empty else b",\n") + json.dumps(entry).encode())
+            self._empty, self._end = False, self._file.tell()
+        self._finish()
+
+    def _finish(self) -> None:
+        self._file.seek(self._end)
+        self._file.truncate()
+        self._file.write(b"\n]\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the list, dropping an entry whose writing was interrupted."""
+        self._finish()
+        self._file.close()
+
+
+class OutputFolder:
+    """detections.json, detections.csv and, as `save` says, detections.mp4 and frames/*.png; a context manager."""
+
+    def __init__(self, folder: Path, source: Source, save: Save) -> None:
+        self.folder = folder
+        self.frames = folder / "frames" if save != "video" else None
+        video = folder / "detections.mp4" if save != "frames" else None
+        _refuse_own_source(source, video, self.frames)
+        make_folder(self.frames or folder)
+        with ExitStack() as stack, self._writing():
+            self._json = JsonList(folder / "detections.json")
+            stack.callback(self._json.close)
+            self._csv_file = stack.enter_context((folder / "detections.csv").open("w", newline="", encoding="utf-8"))
+            self._csv = csv.writer(self._csv_file)
+            self._csv.writerow(CSV_HEADER)
+            self._video = stack.enter_context(VideoWriter(video, source.size, source.fps)) if video else None
+            self._open = stack.pop_all()
+
+    def write(self, name: str, picture: np.ndarray, results: list[dict], class_names: list[str]) -> None:
+        """Add a frame: its name, its annotated RGB picture (h, w, 3), its COCO results and their classes' names."""
+        rows = [_with_centre(result, name) for result in results]
+        with self._writing():
+            self._json.extend(rows)
+            for row, class_name in zip(rows, class_names, strict=True):
+                shared = (row["image_id"], name, row["category_id"], class_name, row["score"])
+                self._csv.writerow((*shared, *row["bbox"], *row["centre"]))
+            self._csv_file.flush()
+            if self._video:
+                self._video.write(picture)
+            if self.frames:
+                path = self.frames / PurePosixPath(name).with_suffix(".png")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(path, compress_level=1)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot be written ({error.strerror or error}); choose another --output or make room"
+            ) from None
+
+    def __enter__(self) -> OutputFolder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._writing():
+            self._open.close()
+
+
+def _with_centre(result: dict, name: str) -> dict:
+    """A COCO result with its frame's name and its centre; a hundredth of a pixel is enough."""
+    x, y, w, h = result["bbox"]
+    return {
+        "image_id": result["image_id"],
+        "file_name": name,
+        "category_id": result["category_id"],
+        "bbox": [round(value, 2) for value in (x, y, w, h)],
+        "centre": [round(x + w / 2, 2), round(y + h / 2, 2)],
+        "score": round(result["score"], 5),
+    }
+
+
+def _refuse_own_source(source: Source, video: Path | None, frames: Path | None) -> None:
+    """Writing over what is being read would destroy it."""
+    if isinstance(source, VideoSource):
+        clash = video is not None and video.resolve() == source.path.resolve()
+    else:
+        folders = {path.parent.resolve() for path in source.paths()}
+        clash = frames is not None and any(frames.resolve() in (folder, *folder.parents) for folder in folders)
+    if clash:
+        raise UserError(f"{video or frames}: is the source itself and would be overwritten; choose another --output")

@@ -1,0 +1,273 @@
+"""Synthetic infrared sequences with small moving targets: presets, and one sequence from background to annotations.
+
+A sequence is made of a scene that stands still, a camera that drifts over it, targets that move relative to the scene,
+distractors that look the same but do not, occluders, and a sensor. Everything is drawn from one random generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.synthetic_background import Rng, crop_scene, paint_scene
+from utils.synthetic_camera import Camera, Sensor, make_sensor, plan_camera, take_frames
+from utils.synthetic_occluders import paint_occluder
+from utils.synthetic_targets import Blob, calibrate, hide, make_blob, measure_scr, paint, plan_track, still_track
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SceneModel:
+    """Ranges that every sequence draws its own values from; lengths in pixels, levels in grey levels."""
+
+    scenes: tuple[tuple[str, float], ...]  # kind of scene, its share
+    scr: Range
+    target_size: Range  # extent (four sigma) of a target
+    targets: tuple[int, int]  # at the same time
+    distractors: tuple[int, int]
+    speed: Range  # of a target relative to the background, a frame
+    amplitude: Range = (15.0, 250.0)  # of a target's centre above its surroundings
+    turn: float = 1.5  # deviation of a heading's rate, degrees a frame
+    confined: bool = False  # targets never leave the frame
+    occlusion: float = 0.0  # share of targets that pass behind something
+    box_side: int | None = None  # fixed box, where the target fits; None: its size plus `box_margin` on every side
+    box_margin: float = 1.75
+    box_jitter: float = 0.0  # deviation of a box's centre from the target's
+    density: float = 1.0  # structures on the ground
+    camera_speed: Range = (0.1, 0.6)  # a frame
+    camera_jitter: Range = (0.05, 0.2)
+    rotation: Range = (0.0, 1.5)  # degrees
+    zoom: Range = (0.0, 0.02)  # fraction
+    deviation: Range = (17.0, 26.0)  # of the background
+    noise: Range = (1.5, 2.5)
+    columns: Range = (0.3, 1.2)  # fixed column pattern
+    dead_pixels: tuple[int, int] = (0, 2)
+    vignetting: Range = (0.0, 0.1)  # loss in the corners, fraction
+
+
+PRESETS = {
+    "easy": SceneModel(
+        scenes=(("ground", 0.4), ("sky", 0.35), ("sea", 0.25)),
+        scr=(4.0, 8.0),
+        target_size=(3.0, 5.0),
+        targets=(1, 2),
+        distractors=(0, 1),
+        speed=(1.0, 2.0),
+        occlusion=0.2,
+    ),
+    "daub": SceneModel(
+        scenes=(("ground", 1.0),),
+        scr=(1.0, 5.0),
+        target_size=(1.2, 2.8),
+        targets=(1, 1),
+        distractors=(1, 3),
+        speed=(0.18, 0.9),
+        amplitude=(60.0, 300.0),
+        confined=True,
+        occlusion=0.05,
+        box_side=8,
+        box_jitter=0.4,
+        camera_speed=(0.3, 0.9),
+        camera_jitter=(0.1, 0.7),
+        rotation=(0.0, 0.5),
+        zoom=(0.0, 0.01),
+        deviation=(18.0, 42.0),
+        noise=(0.6, 1.2),
+        columns=(0.8, 1.6),
+        vignetting=(0.0, 0.05),
+    ),
+    "hard": SceneModel(
+        scenes=(("ground", 0.6), ("sky", 0.2), ("sea", 0.2)),
+        scr=(2.5, 5.0),
+        target_size=(3.0, 5.0),
+        targets=(1, 3),
+        distractors=(4, 7),
+        speed=(1.0, 2.0),
+        occlusion=0.6,
+        camera_speed=(0.1, 0.8),
+        camera_jitter=(0.05, 0.3),
+        noise=(2.0, 4.0),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Track:
+    """What is annotated of one target: frames (n,) and their boxes (n, 4) x1, y1, x2, y2 and measured SCR (n,)."""
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    scr: np.ndarray
+    asked_scr: float
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Frames (N, H, W) uint8 and the tracks of their targets."""
+
+    frames: np.ndarray
+    tracks: tuple[Track, ...]
+    scene: str
+
+
+def make_sequence(
+    rng: Rng, model: SceneModel, frames: int, frame_size: tuple[int, int], picture: np.ndarray | None = None
+) -> Sequence:
+    """Draw one sequence of a scene model, before a scene of its own or, if given, a real picture (h, w)."""
+    camera = plan_camera(
+        rng,
+        frames,
+        frame_size,
+        speed=rng.uniform(*model.camera_speed),
+        jitter=rng.uniform(*model.camera_jitter),
+        turn=rng.uniform(*model.rotation),
+        zoom=rng.uniform(*model.zoom),
+    )
+    kinds, shares = zip(*model.scenes, strict=True)
+    kind = str(rng.choice(kinds, p=np.array(shares) / sum(shares)))
+    if picture is None:
+        scene = paint_scene(rng, kind, camera.scene_size, model.density)
+    else:
+        scene = crop_scene(rng, picture, camera.scene_size)
+    sensor = make_sensor(
+        rng,
+        frames,
+        frame_size,
+        deviation=_scale(rng, model.deviation),
+        noise=_scale(rng, model.noise),
+        columns=rng.uniform(*model.columns),
+        dead_pixels=int(rng.integers(model.dead_pixels[0], model.dead_pixels[1] + 1)),
+        vignetting=rng.uniform(*model.vignetting),
+    )
+    levels = sensor.expose(take_frames(scene, camera))
+    blobs = _place_blobs(rng, model, camera, levels)
+    cover = _occlude(rng, model, camera, scene, kind, blobs)
+    if cover is not None:
+        levels = sensor.expose(take_frames(scene, camera))
+    return _finish(rng, levels, blobs, cover, sensor, kind)
+
+
+def _scale(rng: Rng, limits: Range) -> float:
+    """A ratio or level between two limits, uniform in its logarithm."""
+    return float(np.exp(rng.uniform(*np.log(limits))))
+
+
+def _place_blobs(rng: Rng, model: SceneModel, camera: Camera, levels: np.ndarray) -> list[Blob]:
+    """Targets, one after another in each of several slots, and distractors, apart from each other."""
+    blobs: list[Blob] = []
+    frames = len(levels)
+    for _ in range(rng.integers(model.targets[0], model.targets[1] + 1)):
+        start = 0
+        while start <= frames - 8:
+            enters = not model.confined and (start > 0 or rng.random() < 0.5)
+            blob = _best_blob(rng, model, camera, levels, blobs, start, enters)
+            if not blob.shown.any():
+                start += 8
+                continue
+            blobs.append(blob)
+            start = int(np.flatnonzero(blob.shown)[-1]) + 1 + int(rng.integers(3, 12))
+    for _ in range(rng.integers(model.distractors[0], model.distractors[1] + 1)):
+        blob = _best_blob(rng, model, camera, levels, blobs, None, False)
+        if blob.shown.any():
+            blobs.append(blob)
+    return blobs
+
+
+def _best_blob(
+    rng: Rng,
+    model: SceneModel,
+    camera: Camera,
+    levels: np.ndarray,
+    others: list[Blob],
+    start: int | None,
+    enters: bool,
+    tries: int = 12,
+) -> Blob:
+    """The candidate, of several, that keeps clear of the others and reaches its SCR; `start` None: a distractor."""
+    best, best_fault = None, np.inf
+    scr = _scale(rng, model.scr)
+    extent = rng.uniform(*model.target_size)
+    side = max(model.box_side, round(extent)) if model.box_side else round(extent + 2 * model.box_margin)
+    speed = _scale(rng, model.speed)
+    for _ in range(tries):
+        if start is None:
+            path = still_track(rng, camera)
+        else:
+            path = plan_track(rng, camera, start, enters, speed, model.turn, model.confined)
+        blob = make_blob(rng, camera, path, extent, side, model.box_jitter, scr, start is not None)
+        fault = _crowding(blob, others, side)
+        if blob.shown.sum() < min(8, len(levels) // 2) or fault > best_fault:
+            fault += 10.0
+        elif fault < 1:
+            measured = calibrate(rng, blob, levels)
+            fault += abs(np.log(np.median(measured) / scr)) + 0.2 * np.abs(np.log(measured / scr)).mean()
+            amplitude = np.median(blob.amplitude[blob.shown])
+            fault += abs(np.log(amplitude / np.clip(amplitude, *model.amplitude)))
+        if fault < best_fault:
+            best, best_fault = blob, fault
+        if best_fault < 0.12:
+            break
+    return best
+
+
+def _crowding(blob: Blob, others: list[Blob], side: int) -> float:
+    """0 when a blob keeps more than a box and its ring's half from the others, up to 2 when it meets one."""
+    clear = side + 6.0
+    worst = 0.0
+    for other in others:
+        both = blob.shown & other.shown
+        if both.any():
+            nearest = np.hypot(*(blob.centre[both] - other.centre[both]).T).min()
+            worst = max(worst, 2 * (1 - nearest / clear))
+    return worst
+
+
+def _occlude(
+    rng: Rng, model: SceneModel, camera: Camera, scene: np.ndarray, kind: str, blobs: list[Blob]
+) -> np.ndarray | None:
+    """Draw occluders on the way of some targets; returns their cover (N, H, W) of every frame.
+
+    As many stand where no target passes, so that an occluder does not give a target away.
+    """
+    mask = np.zeros_like(scene)
+    for blob in blobs:
+        shown = np.flatnonzero(blob.shown)
+        if not blob.moving or len(shown) < 16 or rng.random() >= model.occlusion:
+            continue
+        middle = int(shown[int(len(shown) * rng.uniform(0.35, 0.65))])
+        pace = np.hypot(*(blob.scene[middle] - blob.scene[middle - 1]))
+        width = max(3.0, pace * rng.uniform(3, 7))
+        paint_occluder(rng, kind, scene, mask, blob.scene[middle], width)
+        decoy = rng.uniform(0, 1, 2) * camera.scene_size[::-1]
+        paint_occluder(rng, kind, scene, mask, decoy, width)
+    if not mask.any():
+        return None
+    cover = np.clip(take_frames(mask, camera), 0, 1)
+    for blob in blobs:
+        hide(blob, cover)
+    return cover
+
+
+def _finish(
+    rng: Rng, levels: np.ndarray, blobs: list[Blob], cover: np.ndarray | None, sensor: Sensor, kind: str
+) -> Sequence:
+    """Paint the blobs, read the sensor out, and measure what was written."""
+    blobs = [blob for blob in blobs if blob.shown.any()]
+    painted = levels.copy()
+    for blob in blobs:
+        calibrate(rng, blob, levels, cover)
+        paint(blob, painted, cover)
+    for blob in blobs:  # again, now that the others stand in its surroundings
+        paint(blob, painted, cover, sign=-1)
+        calibrate(rng, blob, painted, cover)
+        paint(blob, painted, cover)
+    frames = sensor.read_out(painted)
+    tracks = []
+    for blob in blobs:
+        if blob.moving:
+            shown = np.flatnonzero(blob.shown)
+            scr = np.array([measure_scr(frames[k], blob.boxes[k]) for k in shown])
+            tracks.append(Track(shown, blob.boxes[shown], scr, blob.asked_scr))
+    return Sequence(frames, tuple(tracks), kind)

@@ -1,0 +1,189 @@
+"""Synthetic data sets on disk, in DAUB's layout: frames, COCO JSON, annotation lists and their settings."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from utils.cli import UserError
+from utils.frames import read_frame, sequence_frames
+from utils.synthetic import SceneModel, make_sequence
+
+SPLITS = ("train", "test")
+LISTS = {"train": "coco_train_DAUB.txt", "test": "coco_val_DAUB.txt"}
+SETTINGS = "synthetic.json"
+
+
+@dataclass(frozen=True)
+class SequenceJob:
+    """One sequence to make: everything a worker needs."""
+
+    folder: Path
+    seed: int
+    split: int
+    index: int
+    model: SceneModel
+    frames: int
+    frame_size: tuple[int, int]
+    pictures: tuple[Path, ...]  # real backgrounds to choose from; none: a scene is drawn
+
+
+@dataclass(frozen=True)
+class SequenceRecord:
+    """What one written sequence holds: (frame, track, box x1 y1 x2 y2, scr) rows in frame order."""
+
+    name: str
+    scene: str
+    rows: tuple[tuple[int, int, tuple[int, int, int, int], float], ...]
+    asked_scr: tuple[float, ...]  # of each track
+
+
+def write_sequence(job: SequenceJob) -> SequenceRecord:
+    """Make one sequence and write its frames; the same job gives the same bytes in any process."""
+    rng = np.random.default_rng(np.random.SeedSequence([job.seed, job.split, job.index]))
+    picture = read_frame(job.pictures[rng.integers(len(job.pictures))]) if job.pictures else None
+    sequence = make_sequence(rng, job.model, job.frames, job.frame_size, picture)
+    job.folder.mkdir(parents=True)
+    for number, frame in enumerate(sequence.frames):
+        Image.fromarray(frame).save(job.folder / f"{number}.bmp")
+    rows = [
+        (int(frame), track, tuple(int(side) for side in box), round(float(scr), 2))
+        for track, item in enumerate(sequence.tracks)
+        for frame, box, scr in zip(item.frames, item.boxes, item.scr, strict=True)
+    ]
+    asked = tuple(round(item.asked_scr, 3) for item in sequence.tracks)
+    return SequenceRecord(job.folder.name, sequence.scene, tuple(sorted(rows)), asked)
+
+
+def write_dataset(
+    output: Path,
+    model: SceneModel,
+    seed: int,
+    sequences: tuple[int, int],
+    frames: int,
+    frame_size: tuple[int, int],
+    backgrounds: Path | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+) -> dict[str, list[SequenceRecord]]:
+    """Write train and test sequences under `output`; returns their records by split.
+
+    Sequences are numbered through both splits (train data1.., then test), each with backgrounds and targets of its own.
+    `backgrounds` is a folder of real pictures: every fifth, at least one, serves the test split alone.
+    """
+    _check(output, model, seed, sequences, frames, frame_size, workers)
+    pictures = _split_pictures(backgrounds)
+    _prepare(output, overwrite)
+    jobs = {split: [] for split in SPLITS}
+    for number, split in enumerate(SPLITS):
+        for index in range(sequences[number]):
+            name = f"data{1 + index + number * sequences[0]}"
+            folder = output / "images" / split / name
+            job = SequenceJob(folder, seed, number, index, model, frames, frame_size, pictures[split])
+            jobs[split].append(job)
+    made = _run([job for split in SPLITS for job in jobs[split]], workers)
+    records = {split: [next(made) for _ in jobs[split]] for split in SPLITS}
+    for split in SPLITS:
+        _write_annotations(output, split, records[split], frames, frame_size)
+    settings = {"seed": seed, "sequences": sequences, "frames": frames, "image_size": frame_size}
+    settings["backgrounds"] = None if backgrounds is None else str(backgrounds)
+    (output / SETTINGS).write_text(json.dumps({**settings, "scene_model": asdict(model)}, indent=1) + "\n")
+    return records
+
+
+def _check(output, model, seed, sequences, frames, frame_size, workers) -> None:
+    """Refuse settings that cannot be made, before anything is written."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: is a file; give a folder as --output")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: must be 0 or more")
+    if min(sequences) < 0 or sum(sequences) < 1:
+        raise UserError(f"--sequences {sequences[0]} {sequences[1]}: give two counts, at least one of them above 0")
+    if frames < 8:
+        raise UserError(f"--frames {frames}: a sequence needs at least 8 frames for targets to move through")
+    if min(frame_size) < 64 or max(frame_size) > 2048:
+        raise UserError(f"--image-size {frame_size[0]} {frame_size[1]}: sides must be 64 to 2048 pixels")
+    if workers < 1:
+        raise UserError(f"--workers {workers}: must be 1 or more")
+    limits = {"scr": (0.5, 50), "target_size": (1, 15), "speed": (0.02, 8), "targets": (0, 20), "distractors": (0, 50)}
+    for name, (low, high) in limits.items():
+        first, last = getattr(model, name)
+        if not low <= first <= last <= high:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} {first} {last}: give LOW and HIGH with {low} <= LOW <= HIGH <= {high}")
+
+
+def _split_pictures(folder: Path | None) -> dict[str, tuple[Path, ...]]:
+    """Pictures of a folder by split, none of them in both."""
+    if folder is None:
+        return {split: () for split in SPLITS}
+    if not folder.is_dir():
+        raise UserError(f"--backgrounds {folder}: no such folder; give a folder of pictures")
+    pictures = sequence_frames(folder)
+    if len(pictures) < 2:
+        raise UserError(f"--backgrounds {folder}: {len(pictures)} pictures; train and test need at least one each")
+    test = set(pictures[4::5] or pictures[-1:])
+    return {"train": tuple(p for p in pictures if p not in test), "test": tuple(p for p in pictures if p in test)}
+
+
+def _prepare(output: Path, overwrite: bool) -> None:
+    """An output folder without sequences of an earlier run; only a folder that this command wrote is emptied."""
+    if output.exists() and any(output.iterdir()):
+        if not overwrite:
+            raise UserError(f"{output}: folder is not empty; give another --output, or --overwrite to replace it")
+        if not (output / SETTINGS).is_file():
+            raise UserError(f"{output}: no {SETTINGS} in it, so this command did not write it; give another --output")
+        for part in ("images", "annotations"):
+            shutil.rmtree(output / part, ignore_errors=True)
+    (output / "annotations").mkdir(parents=True, exist_ok=True)
+
+
+def _run(jobs: list[SequenceJob], workers: int) -> Iterator[SequenceRecord]:
+    """Records of all jobs, in their order."""
+    bar = {"total": len(jobs), "desc": "sequences", "disable": None, "leave": False}
+    workers = min(workers, len(jobs))
+    if workers == 1:
+        yield from tqdm(map(write_sequence, jobs), **bar)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from tqdm(pool.map(write_sequence, jobs), **bar)
+
+
+def _write_annotations(
+    output: Path, split: str, records: list[SequenceRecord], frames: int, frame_size: tuple[int, int]
+) -> None:
+    """COCO JSON and annotation list of one split; the list has a line for every frame, boxes or not."""
+    height, width = frame_size
+    images, annotations, tracks, lines = [], [], [], []
+    for record in records:
+        boxes = {number: [] for number in range(frames)}
+        for number, track, box, scr in record.rows:
+            boxes[number].append((len(tracks) + 1 + track, box, scr))
+        for number in range(frames):
+            name = f"images/{split}/{record.name}/{number}.bmp"
+            images.append({"height": height, "width": width, "id": len(images) + 1, "file_name": name})
+            for track, (x1, y1, x2, y2), scr in boxes[number]:
+                shape = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
+                link = {"id": len(annotations) + 1, "image_id": len(images), "category_id": 1}
+                annotations.append({**link, **shape, "iscrowd": 0, "track_id": track, "scr": scr})
+            lines.append(" ".join([name, *(",".join(map(str, (*box, 0))) for _, box, _ in boxes[number])]))
+        for asked in record.asked_scr:
+            origin = {"sequence": record.name, "scene": record.scene}
+            tracks.append({"id": len(tracks) + 1, **origin, "asked_scr": asked})
+    coco = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"supercategory": "none", "id": 1, "name": "target"}],
+        "tracks": tracks,
+    }
+    (output / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(coco) + "\n")
+    (output / LISTS[split]).write_text("".join(line + "\n" for line in lines))

@@ -1,0 +1,201 @@
+"""Synthetic point targets: their tracks relative to the background, their look, and their contrast.
+
+A blob is a Gaussian point spread integrated over pixels. Targets move through the scene; distractors are the same
+blobs standing still in it, so that one frame alone does not tell them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.special import erf
+
+from utils.synthetic_background import Rng
+from utils.synthetic_camera import Camera
+
+RING = 10  # pixels round a box that count as its local background
+CORE = 3  # side of the window that counts as the target, pixels
+INSIDE = 2.0  # a target is shown and annotated while its centre is this far inside the frame, pixels
+
+
+@dataclass
+class Blob:
+    """One target or distractor; arrays run over all frames of the sequence."""
+
+    scene: np.ndarray  # (N, 2) x, y in scene coordinates
+    centre: np.ndarray  # (N, 2) x, y in the frames
+    shown: np.ndarray  # (N,) bool: in view and not hidden
+    boxes: np.ndarray  # (N, 4) int x1, y1, x2, y2, valid where shown
+    sigma: float  # pixels
+    asked_scr: float
+    amplitude: np.ndarray  # (N,) grey levels of a centred pixel
+    moving: bool
+
+
+def measure_scr(frame: np.ndarray, box: np.ndarray) -> float:
+    """Signal-to-clutter ratio |mean target - mean background| / deviation of background of a box in a frame (h, w).
+
+    The background is the ring of `RING` pixels round the box, the target the 3 x 3 window inside the box that differs
+    most from it: the same whether boxes are tight or, as DAUB's 8 x 8 round points of 1 to 5 pixels, wide.
+    """
+    x1, y1, x2, y2 = (int(side) for side in box)
+    top, left = max(y1 - RING, 0), max(x1 - RING, 0)
+    patch = frame[top : y2 + RING, left : x2 + RING].astype(np.float32)
+    return _patch_scr(patch, (x1 - left, y1 - top, x2 - left, y2 - top))[0]
+
+
+def _patch_scr(patch: np.ndarray, box: tuple[int, int, int, int]) -> tuple[float, float, float]:
+    """SCR, mean and deviation of the background of a float patch that holds a box and its ring."""
+    x1, y1, x2, y2 = box
+    inner = patch[y1:y2, x1:x2]
+    count = patch.size - inner.size
+    mean = (patch.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / count
+    square = (np.square(patch).sum(dtype=np.float64) - np.square(inner).sum(dtype=np.float64)) / count
+    deviation = max(square - mean * mean, 1e-6) ** 0.5
+    half = CORE // 2
+    if min(inner.shape) < CORE:  # cut off by the frame's edge
+        half = 0
+    windows = cv2.blur(patch, (CORE, CORE))[y1 + half : y2 - half, x1 + half : x2 - half]
+    return float(np.abs(windows - mean).max() / deviation), float(mean), float(deviation)
+
+
+def point_spread(length: int, centre: float, sigma: float) -> np.ndarray:
+    """Gaussian integrated over `length` pixels from 0, 1 at a pixel that is centred on it."""
+    edges = (np.arange(length + 1) - centre) / (np.sqrt(2) * sigma)
+    return (np.diff(erf(edges)) / (2 * erf(0.5 / (np.sqrt(2) * sigma)))).astype(np.float32)
+
+
+def plan_track(
+    rng: Rng, camera: Camera, start: int, enters: bool, speed: float, turn: float, confined: bool
+) -> np.ndarray:
+    """Scene positions (N, 2) of a target from frame `start` on (NaN before): steady, with slow turns.
+
+    `speed` in pixels a frame relative to the background, `turn` the deviation of the heading's rate (degrees a frame).
+    A target that `enters` starts on the frame's edge; a `confined` one turns back before it leaves.
+    """
+    frames = len(camera.transforms)
+    size = np.array(camera.frame_size[::-1], float)
+    if enters:
+        place = rng.uniform(0.1, 0.9, 2) * size
+        axis, end = rng.integers(2), rng.integers(2)
+        place[axis] = end * size[axis]
+        aim = rng.uniform(0.3, 0.7, 2) * size - place
+        heading = np.arctan2(aim[1], aim[0])
+    else:
+        place = rng.uniform(0.12, 0.88, 2) * size
+        heading = rng.uniform(0, 2 * np.pi)
+    track = np.full((frames, 2), np.nan)
+    position = camera.to_scene(start, place)
+    rate, phase = 0.0, rng.uniform(0, 2 * np.pi)
+    period = rng.uniform(40, 120)
+    for frame in range(start, frames):
+        track[frame] = position
+        rate = 0.9 * rate + 0.44 * rng.normal(0, np.deg2rad(turn))
+        bend = rate
+        if confined:
+            bend += _turn_back(camera.to_frame(frame, position), size, heading)
+        heading += bend
+        pace = speed * (1 + 0.15 * np.sin(2 * np.pi * frame / period + phase))
+        position = position + pace * np.array([np.cos(heading), np.sin(heading)])
+    return track
+
+
+def _turn_back(place: np.ndarray, size: np.ndarray, heading: float) -> float:
+    """Turn (radians) towards the frame's middle, rising from none at 20 % of the frame off its edge."""
+    off = np.min(np.minimum(place, size - place) / size)
+    aim = size / 2 - place
+    error = (np.arctan2(aim[1], aim[0]) - heading + np.pi) % (2 * np.pi) - np.pi
+    return float(np.clip((0.2 - off) / 0.12, 0, 1) * np.clip(error, -0.25, 0.25))
+
+
+def still_track(rng: Rng, camera: Camera) -> np.ndarray:
+    """Scene positions (N, 2) of a distractor: fixed to the background, in view at some random moment."""
+    frames = len(camera.transforms)
+    place = rng.uniform(0.03, 0.97, 2) * np.array(camera.frame_size[::-1])
+    return np.tile(camera.to_scene(int(rng.integers(frames)), place), (frames, 1))
+
+
+def make_blob(
+    rng: Rng, camera: Camera, scene: np.ndarray, extent: float, side: int, jitter: float, scr: float, moving: bool
+) -> Blob:
+    """Blob along scene positions (N, 2); `extent` = four sigma, `side` and centre `jitter` of its box in pixels."""
+    frames = len(scene)
+    height, width = camera.frame_size
+    linear, shift = camera.transforms[..., :2], camera.transforms[..., 2]
+    centre = np.linalg.solve(linear, (scene - shift)[..., None])[..., 0]
+    shown = np.all((centre > INSIDE) & (centre < np.array([width, height]) - INSIDE), axis=1)  # NaN: not shown
+    if moving and shown.any():
+        gone = np.flatnonzero(~shown & (np.arange(frames) > np.flatnonzero(shown)[0]))
+        if gone.size:
+            shown[gone[0] :] = False  # who left does not come back under the same identity
+    wobble = np.clip(rng.normal(0, jitter, (frames, 2)), -0.95, 0.95) if jitter else 0.0
+    low = np.rint(np.nan_to_num(centre) + wobble - side / 2)
+    boxes = np.concatenate([low, low + side], axis=1).clip(0, np.tile([width, height], 2)).astype(int)
+    return Blob(scene, centre, shown, boxes, max(extent, 0.8) / 4, scr, np.zeros(frames), moving)
+
+
+def spread_patch(blob: Blob, frame: int, frame_size: tuple[int, int]) -> tuple[slice, slice, np.ndarray]:
+    """Rows, columns and point spread of a blob over its box and ring in one frame."""
+    x1, y1, x2, y2 = blob.boxes[frame]
+    rows = slice(max(y1 - RING, 0), min(y2 + RING, frame_size[0]))
+    columns = slice(max(x1 - RING, 0), min(x2 + RING, frame_size[1]))
+    x, y = blob.centre[frame]
+    down = point_spread(rows.stop - rows.start, y - rows.start, blob.sigma)
+    across = point_spread(columns.stop - columns.start, x - columns.start, blob.sigma)
+    return rows, columns, down[:, None] * across
+
+
+def hide(blob: Blob, cover: np.ndarray) -> None:
+    """Stop showing a blob where the occluders' `cover` (N, H, W) takes more than a third of its light."""
+    for frame in np.flatnonzero(blob.shown):
+        rows, columns, spread = spread_patch(blob, frame, cover.shape[1:])
+        if (spread * cover[frame, rows, columns]).sum() > spread.sum() / 3:
+            blob.shown[frame] = False
+
+
+def calibrate(rng: Rng, blob: Blob, frames: np.ndarray, cover: np.ndarray | None = None) -> np.ndarray:
+    """Set a blob's amplitudes so that its median measured SCR is the asked one; returns the SCR of its shown frames.
+
+    frames: grey levels (N, H, W) float without the blob. The amplitude follows what the local clutter asks for, but
+    slowly, as a target's brightness does: single frames may differ from the asked SCR, a track does not.
+    """
+    shown = np.flatnonzero(blob.shown)
+    patches, spreads, boxes, needed = [], [], [], []
+    for frame in shown:
+        rows, columns, spread = spread_patch(blob, frame, frames.shape[1:])
+        if cover is not None:
+            spread = spread * (1 - cover[frame, rows, columns])
+        box = tuple(blob.boxes[frame] - (columns.start, rows.start, columns.start, rows.start))
+        patch = frames[frame, rows, columns]
+        _, mean, deviation = _patch_scr(patch, box)
+        core = cv2.blur(spread, (CORE, CORE))
+        best = np.unravel_index(np.argmax(core), core.shape)
+        needed.append((blob.asked_scr * deviation + mean - cv2.blur(patch, (CORE, CORE))[best]) / core[best])
+        patches.append(patch)
+        spreads.append(spread)
+        boxes.append(box)
+    floor = 0.1 * max(np.median(needed), 10.0)
+    amplitude = np.exp(gaussian_filter1d(np.log(np.clip(needed, floor, 400)), 4.0, mode="nearest"))
+    amplitude *= np.exp(0.1 * np.sin(2 * np.pi * shown / rng.uniform(20, 60) + rng.uniform(0, 2 * np.pi)))
+    for _ in range(5):
+        digital = (np.clip(np.rint(p + a * s), 0, 255) for p, a, s in zip(patches, amplitude, spreads, strict=True))
+        measured = np.array([_patch_scr(p, box)[0] for p, box in zip(digital, boxes, strict=True)])
+        error = blob.asked_scr / np.median(measured)
+        if abs(error - 1) < 0.02:
+            break
+        amplitude *= np.clip(error, 0.6, 1.7)
+    blob.amplitude[:] = 0
+    blob.amplitude[shown] = amplitude
+    return measured
+
+
+def paint(blob: Blob, frames: np.ndarray, cover: np.ndarray | None = None, sign: int = 1) -> None:
+    """Add (sign 1) or take away (-1) a blob, in place, in grey levels (N, H, W) float; `cover` hides parts of it."""
+    for frame in np.flatnonzero(blob.shown):
+        rows, columns, spread = spread_patch(blob, frame, frames.shape[1:])
+        if cover is not None:
+            spread = spread * (1 - cover[frame, rows, columns])
+        frames[frame, rows, columns] += sign * blob.amplitude[frame] * spread

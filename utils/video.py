@@ -1,0 +1,260 @@
+"""Moving pictures at the edges: frames of an image, a folder, a glob or a video in, an MP4 out.
+
+A source is opened once (which finds most faults) and then read lazily, one frame in memory at a time.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.cli import UserError
+from utils.frames import (
+    DECODING_ERRORS,
+    is_image_name,
+    natural_key,
+    read_frame,
+    read_image_size,
+    sequence_frames,
+    split_runs,
+)
+
+IMAGE_FPS = 25.0  # of a video made of images that no rate is given for
+TEXT_CODEC = "ansi"  # FFmpeg plays text files as "ANSI art"
+GREY16 = int.from_bytes(b"Y1\x00\x10", "little")  # pixel format of 16-bit grey video
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame of a source. The frames of a run are consecutive; no clip reaches into another run."""
+
+    index: int  # from 1
+    name: str  # below the source: an image's path, or 000001.png for a video's first frame
+    path: Path  # where it lies; of a video's frame the name that annotations know it by, VIDEO/000001.png
+    image: np.ndarray  # (h, w) uint8 grey
+    run: int
+
+
+class ImageSource:
+    """Image files as a source: each folder's frames in natural order, a new run wherever numbers jump."""
+
+    def __init__(self, runs: list[list[Path]], name: str, root: Path, fps: float | None = None) -> None:
+        self.runs = runs
+        self.name = name
+        self.root = root
+        self.size = read_image_size(runs[0][0])  # (h, w)
+        self.fps = fps or IMAGE_FPS
+        self.total: int | None = sum(map(len, runs))
+        self.complaint: str | None = None
+
+    def paths(self) -> Iterator[Path]:
+        """The path of every frame, without reading any."""
+        return (path for paths in self.runs for path in paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        paths = ((run, path) for run, paths in enumerate(self.runs) for path in paths)
+        for index, (run, path) in enumerate(paths, start=1):
+            image = read_frame(path)
+            _check_size(path, image, self.size)
+            yield Frame(index, path.relative_to(self.root).as_posix(), path, image, run)
+
+
+class VideoSource:
+    """A video that OpenCV decodes. Colour becomes luminance, 16-bit grey is divided by 257, as in images."""
+
+    def __init__(self, path: Path, fps: float | None = None) -> None:
+        self.path = path
+        self.name = path.stem
+        capture = _open_video(path)
+        ok, image = capture.read()
+        rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        capture.release()
+        if not ok:
+            raise UserError(f"{path}: holds no frame that can be decoded; replace the file by a whole copy")
+        self.size: tuple[int, int] = image.shape[:2]
+        self.fps = fps or (rate if math.isfinite(rate) and 0 < rate <= 1000 else IMAGE_FPS)
+        self.total = int(count) if math.isfinite(count) and 0 < count < 2**31 else None
+        self.complaint: str | None = None  # after reading: what was wrong with the file, if anything
+
+    def paths(self) -> Iterator[Path]:
+        """The path of every frame that the header promises, without reading any."""
+        return map(self._frame_path, range(1, (self.total or 0) + 1))
+
+    def _frame_path(self, index: int) -> Path:
+        return self.path.with_suffix("") / f"{index:06d}.png"
+
+    def __iter__(self) -> Iterator[Frame]:
+        capture = _open_video(self.path)
+        index = 0
+        try:
+            while True:
+                ok, image = capture.read()
+                if not ok:
+                    break
+                index += 1
+                path = self._frame_path(index)
+                grey = _to_grey(image)
+                _check_size(f"{self.path}: frame {index}", grey, self.size)
+                yield Frame(index, path.name, path, grey, 0)
+        finally:
+            capture.release()
+        if self.total is not None and index < self.total:
+            self.complaint = (
+                f"{self.path}: {index} of the {self.total} frames that its header promises could be read; "
+                "if that is too few, the file is damaged: replace it by a whole copy"
+            )
+
+
+Source = ImageSource | VideoSource
+
+
+def open_source(source: str | os.PathLike, fps: float | None = None) -> Source:
+    """Open an image, a folder of frames, a glob of images or a video; `UserError` if it is none of these.
+
+    `fps` is the rate of the source in frames a second; by default a video's own, and 25 for images.
+    """
+    if fps is not None and not (math.isfinite(fps) and fps > 0):
+        raise UserError(f"a rate of {fps} frames a second: expected a number above 0")
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path, fps)
+    if not path.exists() and glob.has_magic(str(source)):
+        return _from_glob(str(source), fps)
+    if not path.is_file():
+        raise UserError(f"{source}: no such file or folder; give an image, a folder of frames, a glob or a video")
+    if not is_image_name(path.name) or path.suffix.lower() == ".gif":
+        return VideoSource(path, fps)
+    image = ImageSource([[path]], path.stem, path.parent, fps)
+    _refuse_stack(path)
+    return image
+
+
+def _from_folder(folder: Path, fps: float | None) -> ImageSource:
+    paths = sequence_frames(folder)
+    _refuse_twins(paths)
+    return ImageSource(split_runs(paths), folder.resolve().name, folder, fps)
+
+
+def _from_glob(pattern: str, fps: float | None) -> Source:
+    """All images that match, folder by folder; or the one video that does."""
+    matches = [Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name)]
+    images = [path for path in matches if is_image_name(path.name)]
+    if not matches:
+        raise UserError(f"{pattern}: no file matches; check the pattern (and quote it, or the shell expands it)")
+    if not images:
+        if len(matches) > 1:
+            raise UserError(f"{pattern}: matches {len(matches)} files but no image; give one video at a time")
+        return open_source(matches[0], fps)
+    images.sort(key=lambda path: (natural_key(path.parent.as_posix()), natural_key(path.name)))
+    _refuse_twins(images)
+    runs = [run for _, group in groupby(images, key=lambda path: path.parent) for run in split_runs(list(group))]
+    root = Path(os.path.commonpath([path.parent for path in images]))
+    return ImageSource(runs, root.resolve().name, root, fps)
+
+
+def _refuse_twins(paths: list[Path]) -> None:
+    """One frame in two file types would count as two moments."""
+    stems: dict[Path, Path] = {}
+    for path in paths:
+        twin = stems.setdefault(path.with_suffix(""), path)
+        if twin is not path:
+            raise UserError(f"{path}: the same frame as {twin.name}; give a glob of one file type, as '*{path.suffix}'")
+
+
+def _refuse_stack(path: Path) -> None:
+    try:
+        with Image.open(path) as image:
+            count = getattr(image, "n_frames", 1)
+    except DECODING_ERRORS:
+        return  # reading the frame says what is wrong
+    if count > 1:
+        raise UserError(f"{path}: {count} images in one file; save them as single images in a folder")
+
+
+def _check_size(what: str | Path, image: np.ndarray, size: tuple[int, int]) -> None:
+    if image.shape != tuple(size):
+        (height, width), (first_height, first_width) = image.shape, size
+        raise UserError(
+            f"{what}: {width} x {height} pixels, but the first frame has {first_width} x {first_height}; "
+            "give frames of one size at a time"
+        )
+
+
+def _silence_decoders() -> None:
+    """OpenCV and FFmpeg write whatever they meet to standard error; what matters is said in one line of ours."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    if hasattr(cv2, "setLogLevel"):  # OpenCV 4
+        cv2.setLogLevel(0)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def _open_video(path: Path) -> cv2.VideoCapture:
+    _silence_decoders()
+    capture = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG)
+    codec = int(capture.get(cv2.CAP_PROP_FOURCC)) if capture.isOpened() else -1
+    if codec < 0 or codec.to_bytes(4, "little").decode("latin-1") == TEXT_CODEC:
+        raise UserError(
+            f"{path}: not a video that OpenCV can decode, or a damaged one; "
+            "give a whole MP4, AVI or MKV file, an image, or a folder of frames"
+        )
+    if int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)) == GREY16:
+        # Without this the values come back with their lower eight bits cut off.
+        capture = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_CONVERT_RGB, 0])
+    return capture
+
+
+def _to_grey(image: np.ndarray) -> np.ndarray:
+    """A decoded picture, (h, w, 3) uint8 BGR or (h, w) uint8 or uint16 -> (h, w) uint8."""
+    if image.ndim == 3:
+        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    if image.dtype == np.uint16:
+        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 0..65535 -> 0..255, rounded
+    return image
+
+
+class VideoWriter:
+    """Write RGB frames (h, w, 3) uint8 to an MP4 (MPEG-4) of the given size (h, w) and rate.
+
+    MPEG-4 has even sides: an odd one is completed by its last row or column once more. A context manager:
+    leaving it, by an exception too, makes the file playable.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
+        self.path = Path(path)
+        height, width = size
+        self.padding = (height % 2, width % 2)
+        _silence_decoders()
+        padded = (width + width % 2, height + height % 2)
+        self._writer = cv2.VideoWriter(os.fspath(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, padded)
+        if not self._writer.isOpened():
+            raise UserError(
+                f"{path}: OpenCV cannot write this video ({width} x {height} at {fps:g} frames a second); "
+                "check that the folder can be written, or save frames instead (--save frames)"
+            )
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append one RGB frame (h, w, 3)."""
+        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+        if any(self.padding):
+            bgr = cv2.copyMakeBorder(bgr, 0, self.padding[0], 0, self.padding[1], cv2.BORDER_REPLICATE)
+        self._writer.write(bgr)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.release()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,71 @@
+"""Make synthetic infrared sequences with small moving targets, in DAUB's layout.
+
+python utils_coco/make_synthetic_dataset.py --output datasets/synthetic --sequences 40 8 --frames 40 --preset hard
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from utils.cli import run_command
+from utils.synthetic import PRESETS
+from utils.synthetic_dataset import write_dataset
+
+
+@dataclass
+class Config:
+    """Settings of a synthetic data set; a range left out is the preset's."""
+
+    output: Path  # folder to write
+    seed: int = 0  # the same seed gives the same bytes, with any number of workers
+    sequences: tuple[int, int] = (20, 5)  # train and validation sequences
+    frames: int = 100  # of each sequence
+    image_size: tuple[int, int] = (256, 256)  # height and width, pixels
+    preset: Literal["easy", "daub", "hard"] = "daub"
+    scr: tuple[float, float] | None = None  # signal-to-clutter ratio of targets, lowest and highest
+    target_size: tuple[float, float] | None = None  # extent of targets, pixels
+    speed: tuple[float, float] | None = None  # of targets relative to the background, pixels a frame
+    targets: tuple[int, int] | None = None  # at the same time
+    distractors: tuple[int, int] | None = None  # points that look like targets and stand still on the ground
+    backgrounds: Path | None = None  # folder of real pictures to fly over instead of drawn scenes
+    workers: int = max(1, os.cpu_count() or 1)  # processes
+    overwrite: bool = False  # replace a data set that this command wrote earlier
+
+
+def main(config: Config) -> None:
+    """Write the data set and say in a line what it holds."""
+    names = ("scr", "target_size", "speed", "targets", "distractors")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    model = replace(PRESETS[config.preset], **given)
+    records = write_dataset(
+        config.output,
+        model,
+        seed=config.seed,
+        sequences=config.sequences,
+        frames=config.frames,
+        frame_size=config.image_size,
+        backgrounds=config.backgrounds,
+        workers=config.workers,
+        overwrite=config.overwrite,
+    )
+    made = [record for split in records.values() for record in split]
+    scr = [row[3] for record in made for row in record.rows]
+    low, middle, high = np.percentile(scr, [10, 50, 90]) if scr else (0, 0, 0)
+    print(
+        f"{config.output}: {config.sequences[0]} train and {config.sequences[1]} validation sequences of "
+        f"{config.frames} frames ({config.preset}), {len(scr)} boxes of {sum(len(r.asked_scr) for r in made)} "
+        f"targets, SCR {middle:.1f} ({low:.1f} to {high:.1f})"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main, Config)
