@@ -239,5 +239,6 @@ def save_atomically(content: dict[str, Any], path: str | Path) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_file():
+            temporary.unlink()
         raise UserError(f"{path}: cannot be written ({error}); the older file, if any, is untouched") from error

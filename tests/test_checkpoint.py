@@ -1,0 +1,108 @@
+"""Weight files of four origins, and what is said of files that are none."""
+
+import pickle
+
+import pytest
+import torch
+from reference_weights import manifest_weights
+
+from nets import SSTNet
+from utils.checkpoint import load_network, load_weights, save_weights
+from utils.cli import UserError
+
+SMALL = {"width": 0.125, "num_frames": 3, "num_slices": 2, "num_layers": 1, "num_classes": 2}
+
+
+@pytest.mark.parametrize(("release", "slices", "layers"), [("released", 1, 1), ("early", 2, 2)])
+def test_released_file_builds_its_network(tmp_path, release, slices, layers):
+    weights = manifest_weights(release)
+    torch.save(weights, tmp_path / "release.pth")
+    network = load_network(tmp_path / "release.pth")
+    wanted = {"num_classes": 1, "num_frames": 5, "num_slices": slices, "num_layers": layers, "depth": 0.33, "width": 0.5}
+    assert wanted.items() <= network.model.architecture.items()
+    assert not network.model.training
+    report = load_weights(network.model, weights)
+    assert report.complete and not report.unexpected
+    assert "mapping0.0.weight" in report.ignored and "neck.weight.4" in report.ignored
+    stem = network.model.extractor.backbone.stem.conv.conv.weight
+    assert torch.equal(stem, next(tensor for name, tensor in weights.items() if "stem.conv.conv.weight" in name))
+    assert torch.equal(network.model.neck.pair_weights[2:3], weights["neck.weight.2"])
+
+
+def test_yolox_file_fills_the_extractor_alone(tmp_path):
+    """Megvii's layout: everything under "model", three head levels of another width, a bottom-up path."""
+    released = manifest_weights("released")
+    yolox = {name: tensor for name, tensor in released.items() if name.startswith("backbone.")}
+    yolox["backbone.bu_conv2.conv.weight"] = torch.zeros(128, 128, 3, 3)
+    for level in range(3):
+        yolox[f"head.cls_convs.{level}.0.conv.weight"] = torch.zeros(128, 128, 3, 3)
+    torch.save({"model": yolox, "start_epoch": 300}, tmp_path / "yolox_s.pth")
+    model = SSTNet(num_slices=1, num_layers=1)
+    report = load_weights(model, tmp_path / "yolox_s.pth")
+    assert set(report.loaded) == {f"extractor.{name}" for name in model.extractor.state_dict()}
+    assert report.mismatched == ["head.cls_convs.0.0.conv.weight: (128, 128, 3, 3), (256, 256, 3, 3)"]
+    assert report.unexpected == [
+        "extractor.bu_conv2.conv.weight", "head.cls_convs.1.0.conv.weight", "head.cls_convs.2.0.conv.weight",
+    ]
+    assert all(not name.startswith("extractor.") for name in report.missing) and report.missing
+    assert "mismatched: head.cls_convs.0.0.conv.weight" in str(report)
+
+
+def test_own_file_says_everything(tmp_path):
+    model = SSTNet(**SMALL).eval()
+    save_weights(tmp_path / "own.pth", model, ("drone", "bird"), (64, 96))
+    network = load_network(tmp_path / "own.pth")
+    assert network.class_names == ("drone", "bird") and network.input_size == (64, 96)
+    assert network.model.architecture == model.architecture
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(network.model.state_dict()[name], tensor), name
+
+
+def test_distributed_prefix_is_dropped():
+    model = SSTNet(**SMALL)
+    report = load_weights(model, {f"module.{name}": tensor for name, tensor in SSTNet(**SMALL).state_dict().items()})
+    assert report.complete and not report.unexpected
+
+
+class Harm:
+    """A pickle that would run code."""
+
+    def __reduce__(self):
+        return print, ("this must never run",)
+
+
+def test_files_that_are_no_weights(tmp_path, capsys):
+    for name, content in (("empty", b""), ("text", b"not weights"), ("code", pickle.dumps(Harm()))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            load_network(tmp_path / name)
+    torch.save(Harm(), tmp_path / "zipped_code")
+    with pytest.raises(UserError, match="zipped_code"):
+        load_network(tmp_path / "zipped_code")
+    assert "must never run" not in capsys.readouterr().out
+    save_weights(tmp_path / "cut.pth", SSTNet(**SMALL), ("target",), (64, 64))
+    whole = (tmp_path / "cut.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cut.pth"):
+        load_network(tmp_path / "cut.pth")
+    with pytest.raises(UserError, match="no such file"):
+        load_network(tmp_path / "nowhere.pth")
+
+
+def test_weights_of_another_network(tmp_path):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
+    with pytest.raises(UserError, match="another network"):
+        load_network(tmp_path / "linear.pth")
+    torch.save({"epoch": 3}, tmp_path / "nothing.pth")
+    with pytest.raises(UserError, match="holds no tensors"):
+        load_network(tmp_path / "nothing.pth")
+
+
+def test_failed_write_leaves_the_older_file(tmp_path):
+    path = tmp_path / "own.pth"
+    save_weights(path, SSTNet(**SMALL), ("target",), (64, 64))
+    before = path.read_bytes()
+    (tmp_path / "own.pth.tmp").mkdir()  # the temporary file cannot be opened
+    with pytest.raises(UserError, match="untouched"):
+        save_weights(path, SSTNet(**SMALL), ("target",), (64, 64))
+    assert path.read_bytes() == before

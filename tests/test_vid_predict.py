@@ -1,0 +1,300 @@
+"""vid_predict.py from end to end: a small network with random weights on a real video and on made-up frames."""
+
+from __future__ import annotations
+
+import _thread
+import csv
+import gc
+import json
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nets import SSTNet
+from utils.checkpoint import save_weights
+from utils.cli import run_command
+from utils.detector import Detections, Detector, coco_results
+from utils.frames import read_frame
+from utils.overlay import match_frame
+from utils.prediction_files import JsonList
+from utils.video import Frame, open_source
+from vid_predict import Config, detect_frames, main
+
+SAMPLES = Path(__file__).parent / "data" / "drone_ir"
+VIDEO = SAMPLES / "IR_DRONE_142.mp4"
+CONFIDENCE = "0.3"  # random weights are not sure of anything
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    model = SSTNet(num_frames=3, width=0.125)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    save_weights(path, model, ("target",), (64, 96))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    """The first 20 frames of a real video as images 1.png to 10.png and, after a jump, 51.png to 60.png."""
+    folder = tmp_path_factory.mktemp("frames") / "clip"
+    folder.mkdir()
+    for frame in open_source(VIDEO):
+        if frame.index > 20:
+            break
+        number = frame.index if frame.index <= 10 else frame.index + 40
+        Image.fromarray(frame.image).save(folder / f"{number}.png")
+    return folder
+
+
+def predict(*argv: object) -> int:
+    """Run the command in this process and return its exit status."""
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, Config, [str(word) for word in argv])
+    return stop.value.code
+
+
+def read_results(folder: Path) -> list[dict]:
+    return json.loads((folder / "detections.json").read_text())
+
+
+def count_frames(path: Path) -> int:
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    return count
+
+
+def test_a_folder_of_frames(weights, clip, tmp_path, capsys):
+    """Results are the detector's own, run by run; names, ids, CSV, video and frames agree."""
+    output = tmp_path / "out"
+    status = predict(
+        *("--weights", weights, "--source", clip, "--output", output),
+        *("--confidence", CONFIDENCE, "--save", "both", "--chunk", 3),
+    )
+    assert status == 0
+    results = read_results(output)
+
+    detector = Detector.from_file(weights, min_confidence=float(CONFIDENCE))
+    names = [f"{number}.png" for number in [*range(1, 11), *range(51, 61)]]
+    expected, image_id = [], 0
+    for run in (names[:10], names[10:]):
+        for detections in detector.stream(read_frame(clip / name) for name in run):
+            image_id += 1
+            expected += coco_results(detections, image_id, (1,))
+    assert len(results) == len(expected) > 20
+    for result, reference in zip(results, expected, strict=True):
+        assert (result["image_id"], result["category_id"]) == (reference["image_id"], 1)
+        assert result["file_name"] == names[result["image_id"] - 1]
+        np.testing.assert_allclose(result["bbox"], reference["bbox"], atol=0.02)
+        assert abs(result["score"] - reference["score"]) < 1e-3
+        x, y, w, h = result["bbox"]
+        np.testing.assert_allclose(result["centre"], (x + w / 2, y + h / 2), atol=0.011)
+
+    with (output / "detections.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["file_name"], float(r["x"]), float(r["cy"]), r["category"]) for r in rows] == [
+        (r["file_name"], r["bbox"][0], r["centre"][1], "target") for r in results
+    ]
+    assert sorted(path.name for path in (output / "frames").iterdir()) == sorted(names)
+    assert Image.open(output / "frames" / "1.png").size == (320, 256)
+    assert count_frames(output / "detections.mp4") == 20
+    assert f"20 frames, {len(results)} detections" in capsys.readouterr().out
+
+
+def test_a_video_keeps_its_size_and_rate(weights, tmp_path):
+    assert predict("--weights", weights, "--source", VIDEO, "--output", tmp_path, "--no-inset") == 0
+    capture = cv2.VideoCapture(str(tmp_path / "detections.mp4"))
+    assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (320, 256)
+    assert capture.get(cv2.CAP_PROP_FPS) == 30
+    assert count_frames(tmp_path / "detections.mp4") == 302
+    source = next(iter(open_source(VIDEO))).image
+    drawn = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2GRAY)
+    assert np.abs(drawn.astype(int) - source).mean() < 4
+    assert not (tmp_path / "frames").exists()
+
+
+def test_one_image(weights, clip, tmp_path):
+    status = predict("--weights", weights, "--source", clip / "3.png", "--output", tmp_path, "--save", "frames")
+    assert status == 0
+    assert [path.name for path in (tmp_path / "frames").iterdir()] == ["3.png"]
+    assert not (tmp_path / "detections.mp4").exists()
+
+
+def test_annotations_tell_hits_misses_and_false_alarms(weights, clip, tmp_path, capsys):
+    """Annotate what the network finds in frame 2, and a target that it misses in frame 3; frame 4 has no target."""
+    common = ("--weights", weights, "--source", clip, "--confidence", CONFIDENCE, "--save", "frames")
+    assert predict(*common, "--output", tmp_path / "first") == 0
+    results = read_results(tmp_path / "first")
+    by_frame = {name: [r for r in results if r["file_name"] == name] for name in ("2.png", "3.png", "4.png")}
+    x, y, w, h = next(r["bbox"] for r in by_frame["2.png"] if min(r["bbox"][2:]) > 2)
+    found = [round(x), round(y), round(x + w), round(y + h)]
+    annotations = tmp_path / "list.txt"
+    annotations.write_text(
+        f"/their/machine/clip/2.png {','.join(map(str, found))},0\n"
+        "/their/machine/clip/3.png 2,2,5,5,0\n"
+        "/their/machine/clip/4.png\n"
+        "/their/machine/other/5.png 2,2,5,5,0\n"
+    )
+    capsys.readouterr()
+    assert predict(*common, "--output", tmp_path / "second", "--annotations", annotations) == 0
+    false_alarms = len(by_frame["2.png"]) - 1 + len(by_frame["3.png"]) + len(by_frame["4.png"])
+    elsewhere = len(results) - 1 - false_alarms
+    expected = f"20 frames, {elsewhere} detections, 1 hits, 1 misses, {false_alarms} false alarms"
+    assert expected in capsys.readouterr().out
+    ids = {result["file_name"]: result["image_id"] for result in read_results(tmp_path / "second")}
+    assert ids["2.png"] == 1  # the annotations' id
+    assert len(set(ids.values())) == len(ids) and ids["10.png"] > 4  # others get ids of their own
+
+
+def test_the_samples_annotations_fit_the_sample_videos(weights, tmp_path, capsys):
+    """Every frame of the shipped video is annotated, and random weights hit nothing with certainty."""
+    status = predict(
+        *("--weights", weights, "--source", VIDEO, "--output", tmp_path, "--confidence", 1),
+        *("--annotations", SAMPLES / "boxes.txt", "--save", "frames"),
+    )
+    assert status == 0
+    assert "302 frames, 302 misses" in capsys.readouterr().out
+    boxes = json.loads((SAMPLES / "boxes.json").read_text())
+    assert {path.stem for path in SAMPLES.glob("*.mp4")} == set(boxes)
+    for name, entry in boxes.items():
+        source = open_source(SAMPLES / f"{name}.mp4")
+        assert (entry["frames"], entry["fps"], entry["size"][::-1]) == (source.total, source.fps, list(source.size))
+        assert len(entry["boxes"]) == entry["frames"]
+
+
+def test_a_frame_is_matched_by_centre_distance_and_class():
+    detections = Detections(
+        np.array([[10, 10, 18, 18], [50, 50, 58, 58], [81, 80, 89, 88]], np.float32), np.ones(3), np.array([0, 0, 1])
+    )
+    targets = np.array([[12, 11, 20, 19, 0], [50, 54, 58, 62, 0], [80, 80, 88, 88, 0]], np.float32)
+    hit, false_alarm = match_frame(detections, targets)
+    assert hit.tolist() == [True, False, False]  # 2.2 pixels off; 4 pixels off; another class
+    assert false_alarm.tolist() == [False, True, True]
+    assert [mask.tolist() for mask in match_frame(detections, np.zeros((0, 5), np.float32))] == [[], [True] * 3]
+
+
+def test_memory_does_not_grow_with_the_source(weights):
+    """Of 120 frames that stream through, no more than a few chunks are alive at any time."""
+    alive: list[weakref.ref] = []
+
+    class Camera:
+        def __iter__(self):
+            for index in range(1, 121):
+                frame = Frame(index, f"{index}.png", Path(f"{index}.png"), np.full((32, 48), index % 256, np.uint8), 0)
+                alive.append(weakref.ref(frame))
+                yield frame
+
+    detector = Detector.from_file(weights, input_size=(32, 32), chunk=4)
+    most = seen = 0
+    for frame, _ in detect_frames(Camera(), detector):
+        seen += 1
+        assert frame.index == seen
+        if seen % 20 == 0:
+            gc.collect()
+            most = max(most, sum(reference() is not None for reference in alive))
+    assert seen == 120 and 0 < most <= 3 * detector.chunk
+
+
+def test_ctrl_c_leaves_a_playable_video_and_valid_json(weights, tmp_path, capsys):
+    def interrupt() -> None:
+        deadline = time.monotonic() + 60
+        frames = tmp_path / "frames"
+        while time.monotonic() < deadline and not (frames.is_dir() and sum(1 for _ in frames.iterdir()) >= 5):
+            time.sleep(0.002)
+        _thread.interrupt_main()
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    status = predict(
+        *("--weights", weights, "--source", VIDEO, "--output", tmp_path, "--confidence", CONFIDENCE),
+        *("--save", "both", "--input-size", 320, 416),
+    )
+    watcher.join()
+    assert status == 130
+    written = count_frames(tmp_path / "detections.mp4")
+    assert 4 <= written < 302
+    ids = [result["image_id"] for result in read_results(tmp_path)]
+    assert ids == sorted(ids) and max(ids) <= written + 1
+    assert " frames, " in capsys.readouterr().out
+
+
+def test_the_json_list_is_valid_after_every_step(tmp_path):
+    path = tmp_path / "list.json"
+    growing = JsonList(path)
+    assert json.loads(path.read_text()) == []
+    growing.extend([{"a": 1}, {"a": 2}])
+    assert json.loads(path.read_text()) == [{"a": 1}, {"a": 2}]
+    growing.extend([])
+
+    def interrupted():
+        yield {"a": 3}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        growing.extend(interrupted())
+    growing.close()
+    assert json.loads(path.read_text()) == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+
+def test_a_truncated_frame_stops_with_what_came_before(weights, clip, tmp_path, capfd):
+    for number in range(1, 7):
+        content = (clip / f"{number}.png").read_bytes()
+        (tmp_path / f"{number}.png").write_bytes(content if number < 6 else content[:2000])
+    output = tmp_path / "out"
+    assert predict("--weights", weights, "--source", tmp_path, "--output", output, "--chunk", 1) == 2
+    assert "6.png: truncated or broken image" in capfd.readouterr().err
+    assert count_frames(output / "detections.mp4") >= 3
+    assert isinstance(read_results(output), list)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--weights", "missing.pth"), "missing.pth"),
+        (("--source", "nothing"), "nothing: no such file or folder"),
+        (("--source", "no*.png"), "no*.png: no file matches"),
+        (("--source", __file__), "not a video"),
+        (("--output", __file__), "cannot be made"),
+        (("--annotations", "missing.json"), "missing.json"),
+        (("--annotations", "{other}"), "annotates no frame of this source"),
+        (("--confidence", "1.5"), "--confidence 1.5: must be between 0 and 1"),
+        (("--chunk", "0"), "--chunk 0"),
+        (("--input-size", "500", "500"), "multiples of 32"),
+        (("--device", "abacus"), "--device abacus"),
+        (("--fps", "-1"), "above 0"),
+        (("--output", "{clip}/..", "--source", "{clip}/../frames"), "would be overwritten"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_2(flags, message, weights, clip, tmp_path, capfd):
+    other = tmp_path / "other.txt"
+    other.write_text("elsewhere/1.png 2,2,5,5,0\n")
+    settings = {"--weights": [weights], "--source": [clip], "--output": [tmp_path / "out"], "--save": ["frames"]}
+    words = [word.format(other=other, clip=clip) for word in flags]
+    if "overwritten" in message:
+        (clip.parent / "frames").mkdir(exist_ok=True)
+        (clip.parent / "frames" / "1.png").write_bytes((clip / "1.png").read_bytes())
+    while words:
+        name, *words = words
+        values = [words.pop(0) for _ in range(len(words)) if not words[0].startswith("--")]
+        settings[name] = values
+    assert predict(*[word for name, values in settings.items() for word in (name, *values)]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error:") and message in lines[0]
+
+
+def test_missing_weights_are_named(clip, capfd):
+    assert predict("--source", clip) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error:") and "--weights" in error and error.count("\n") == 1

@@ -1,0 +1,137 @@
+"""Detect in an image, a folder of frames, a glob of images or a video, and draw what was found.
+
+python vid_predict.py --weights W --source video.mp4 --output predictions
+python vid_predict.py --weights W --source datasets/DAUB/images/test/data6 --save frames \
+    --annotations datasets/DAUB/annotations/instances_test2017.json
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.cli import UserError, run_command
+from utils.config import choose_device
+from utils.detector import Detections, Detector, coco_results
+from utils.drawing import Annotator
+from utils.overlay import Truth, judge
+from utils.prediction_files import OutputFolder
+from utils.video import Frame, Source, open_source
+
+
+@dataclass
+class Config:
+    """Detect and draw: detections.json, detections.csv, and detections.mp4 and/or frames/*.png, sized as the source."""
+
+    weights: Path
+    """Weight file: one of this project's checkpoints or a released one."""
+    source: str
+    """Image, folder of frames, glob of images (in quotes) or video."""
+    output: Path = Path("predictions")
+    """Folder for what is written."""
+    confidence: float = 0.5
+    """Show and save detections of at least this confidence, 0 to 1."""
+    annotations: Path | None = None
+    """Annotation list or COCO JSON to compare with: hits (centres within 3 pixels), misses and false alarms are drawn
+    in colours of their own. Frame 1 of clip.mp4 is annotated as clip/000001.png."""
+    device: str = "auto"
+    """Where the network runs: auto (a GPU if there is one), cpu, cuda, cuda:1."""
+    save: Literal["video", "frames", "both"] = "video"
+    """Write a video (MP4), single frames (PNG) or both."""
+    inset: bool = True
+    """Show each target magnified 4 times where that hides no target."""
+    fps: float | None = None
+    """Frames a second of the written video; default: a video's own, 25 for images."""
+    input_size: tuple[int, int] | None = None
+    """Height and width of the network's input in pixels, multiples of 32; default: as trained."""
+    resize: Literal["letterbox", "stretch"] = "letterbox"
+    """How a frame is fitted into the input: letterbox keeps its proportions."""
+    nms: float = 0.65
+    """IoU above which the weaker of two detections is dropped."""
+    chunk: int = 8
+    """Consecutive frames that go through the network together."""
+
+
+def main(config: Config) -> None:
+    """Open everything first, which shows most faults; then stream the source through it."""
+    for name in ("confidence", "nms"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"--{name} {getattr(config, name)}: must be between 0 and 1")
+    if config.chunk < 1:
+        raise UserError(f"--chunk {config.chunk}: must be 1 or more")
+    source = open_source(config.source, config.fps)
+    detector = Detector.from_file(
+        config.weights,
+        choose_device(config.device),
+        config.input_size,
+        resize=config.resize,
+        nms=config.nms,
+        min_confidence=config.confidence,
+        chunk=config.chunk,
+    )
+    truth = Truth(config.annotations, source, detector.class_names) if config.annotations else None
+    counts: Counter[str] = Counter()
+    with OutputFolder(config.output, source, config.save) as folder:
+        try:
+            predict(source, detector, truth, Annotator(config.inset), folder, counts)
+        finally:  # also after Ctrl-C: what was found so far is there
+            print(_summary(counts, config.output))
+    if source.complaint:
+        print(f"warning: {source.complaint}", file=sys.stderr)
+
+
+def predict(
+    source: Source,
+    detector: Detector,
+    truth: Truth | None,
+    annotator: Annotator,
+    folder: OutputFolder,
+    counts: Counter[str],
+) -> None:
+    """Detect, draw and write frame by frame; `counts` says at any time how many frames and marks there were."""
+    category_ids = truth.category_ids if truth else tuple(range(1, len(detector.class_names) + 1))
+    with tqdm(total=source.total, desc="predict", unit="frame", disable=None) as bar:
+        for frame, detections in detect_frames(source, detector):
+            record = truth.find(frame.path) if truth else None
+            image_id = truth.image_id(frame, record) if truth else frame.index
+            marks = judge(detections, record, detector.class_names)
+            folder.write(
+                frame.name,
+                annotator.draw(frame.image, marks),
+                coco_results(detections, image_id, category_ids),
+                [detector.class_names[label] for label in detections.classes],
+            )
+            counts.update(["frame", *(mark.kind for mark in marks)])
+            bar.update()
+
+
+def detect_frames(source: Source, detector: Detector) -> Iterator[tuple[Frame, Detections]]:
+    """Every frame with its detections; clips do not reach from one run of frames into another."""
+    for _, run in groupby(source, key=lambda frame: frame.run):
+        waiting: deque[Frame] = deque()  # frames under way in the detector
+        for detections in detector.stream(_images(run, waiting)):
+            yield waiting.popleft(), detections
+
+
+def _images(frames: Iterable[Frame], waiting: deque[Frame]) -> Iterator[np.ndarray]:
+    for frame in frames:
+        waiting.append(frame)
+        yield frame.image
+
+
+def _summary(counts: Counter[str], folder: Path) -> str:
+    kinds = (("detection", "detections"), ("hit", "hits"), ("miss", "misses"), ("false alarm", "false alarms"))
+    found = [f"{counts[kind]} {plural}" for kind, plural in kinds if counts[kind]] or ["nothing found"]
+    return f"{counts['frame']} frames, {', '.join(found)}; see {folder}"
+
+
+if __name__ == "__main__":
+    run_command(main, Config)
