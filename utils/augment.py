@@ -45,8 +45,8 @@ def random_crop(clip: Tensor, targets: Tensor, side: int, generator: torch.Gener
     corner = (torch.rand(2, generator=generator) * (limits + 1)).long()
     if len(targets) and torch.rand((), generator=generator) < TARGET_SHARE:
         centre = targets[torch.randint(len(targets), (), generator=generator), :2]
-        inside = torch.rand(2, generator=generator) * torch.tensor([side_x, side_y])
-        corner = torch.minimum((centre - inside).round().long().clamp(min=0), limits)
+        inside = torch.rand(2, generator=generator) * (torch.tensor([side_x, side_y]) - 1)
+        corner = torch.minimum((centre - inside).floor().long().clamp(min=0), limits)  # the centre stays inside
     x, y = corner.tolist()
     size = torch.tensor([side_x, side_y])
     low = (targets[:, :2] - targets[:, 2:4] / 2 - corner).clamp(min=0)

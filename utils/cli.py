@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,9 @@ from typing import NoReturn, TypeVar
 import tyro
 
 Config = TypeVar("Config")
+
+MAX_ERROR_LENGTH = 600  # characters of an error line; of a longer one the middle is left out
+RULE = re.compile(r"[\s│─╭╮╰╯-]*")  # a line of tyro's message without words
 
 
 class UserError(Exception):
@@ -27,8 +31,32 @@ def parse_config(config_type: type[Config], argv: Sequence[str] | None = None) -
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        words = re.sub(r"[─│╭╮╰╯┌┐└┘|]+", " ", stderr.getvalue())
-        raise UserError(" ".join(words.split()) or "the command line could not be read; see --help") from None
+        raise UserError(f"{unbox(stderr.getvalue())}; {os.path.basename(sys.argv[0])} --help lists all flags") from None
+
+
+def unbox(message: str) -> str:
+    """What tyro says of a bad command line, in a line: without its box, the title and the help texts of flags."""
+    sections: list[list[str]] = [[]]
+    for line in message.splitlines()[1:]:  # the first line is the title, which the text repeats
+        if RULE.fullmatch(line):
+            sections.append([])
+        else:
+            sections[-1].append(line[2:].rstrip(" │"))
+    kept = []
+    for lines in sections:
+        if lines and not lines[0].startswith(("For full helptext", "Argument helptext")):
+            flags = [line for line in lines if not line.startswith(" " * 8)]  # deeper are the help texts
+            kept.append(" ".join(" ".join(flags).split()).removesuffix("."))
+    return "; ".join(kept) or " ".join(message.split()) or "the command line cannot be read"
+
+
+def error_line(message: str) -> str:
+    """A message as one line of bearable length; its start names the file and its end the remedy."""
+    line = " ".join(message.split())
+    if len(line) > MAX_ERROR_LENGTH:
+        part = MAX_ERROR_LENGTH // 2 - 3
+        line = f"{line[:part]} ... {line[-part:]}"
+    return line
 
 
 def run_command(
@@ -37,10 +65,16 @@ def run_command(
     """Parse, run `main(config)` and exit: 0 or main's own status, 2 after `error: ...`, 130 after Ctrl-C."""
     try:
         status = main(parse_config(config_type, argv))
+        sys.stdout.flush()
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()  # what was said before the error stands before it in a log of both
+        print("error:", error_line(str(error)), file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("stopped by the keyboard", file=sys.stderr)
         status = 130
+    except BrokenPipeError:  # the reader of our output has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes once more
+        status = 141  # as a shell says of a command that SIGPIPE ended
     sys.exit(status or 0)

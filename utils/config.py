@@ -31,7 +31,7 @@ class TrainConfig:
     """Folder for everything that the run writes."""
 
     preset: Literal["cross-slice", "released"] = "cross-slice"
-    """Motion branch: cross-slice has 2 slices x 2 layers (the paper's picture), released 1 x 1 (the released weights)."""
+    """Motion branch: cross-slice has 2 slices x 2 layers (the paper's), released 1 x 1 (the released weights')."""
     num_slices: int | None = None
     """Slices of the motion branch (default: the preset's)."""
     num_layers: int | None = None
@@ -101,11 +101,18 @@ class TrainConfig:
             (height > 0 and width > 0 and height % 32 == 0 and width % 32 == 0,
              f"--input-size {height} {width}: both sides must be multiples of 32, such as 512 512"),
             (self.num_frames >= 2, f"--num-frames {self.num_frames}: a clip needs 2 frames or more"),
+            (0 < self.depth <= 10, f"--depth {self.depth}: must be above 0 and at most 10"),
+            (1 / 64 <= self.width <= 10, f"--width {self.width}: must be 1/64 (one channel in the stem) to 10"),
+            (0 <= self.attention_dropout < 1,
+             f"--attention-dropout {self.attention_dropout}: must be at least 0 and below 1"),
             (self.crop >= 0 and self.crop % 32 == 0, f"--crop {self.crop}: must be a multiple of 32, or 0 for none"),
             (0 < self.epoch_share <= 1, f"--epoch-share {self.epoch_share}: must be above 0 and at most 1"),
-            (self.slices_layers[0] > 0 and self.slices_layers[1] > 0, "--num-slices and --num-layers must be 1 or more"),
+            (min(self.slices_layers) > 0, "--num-slices and --num-layers: must be 1 or more"),
             (self.lr is None or self.lr > 0, f"--lr {self.lr}: must be above 0"),
             (0 <= self.photometric < 1, f"--photometric {self.photometric}: must be at least 0 and below 1"),
+            (self.seed < 2**32, f"--seed {self.seed}: must be below 2^32"),
+            (self.batch_size != 1 or max(self.training_size) > 32,
+             "--batch-size 1: BatchNorm has no statistics of one clip of 32 x 32 pixels; use 2 clips or more"),
         )
         for holds, message in checks:
             if not holds:
@@ -125,6 +132,12 @@ class TrainConfig:
             slices if self.num_slices is None else self.num_slices,
             layers if self.num_layers is None else self.num_layers,
         )
+
+    @property
+    def training_size(self) -> tuple[int, int]:
+        """Height and width of training clips: the input's, or the crop's."""
+        height, width = self.input_size
+        return (min(self.crop, height), min(self.crop, width)) if self.crop else (height, width)
 
     @property
     def nominal_lr(self) -> float:
@@ -157,6 +170,11 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: {torch.cuda.device_count()} CUDA devices found; use auto or cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a kind that this build lacks, or "meta"
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"--device {name}: cannot compute there ({reason}); use auto, cpu, cuda or cuda:N") from None
     return device
 
 
@@ -166,6 +184,8 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); --classes takes a file of class names") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8; --classes takes a file of class names") from None
     if not names:
         raise UserError(f"{path}: no class name in it; write one a line")
     return names

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,37 +59,58 @@ class RunLog:
     def __init__(self, run_dir: Path, config: dict[str, Any], start_epoch: int = 0):
         self.run_dir = run_dir
         self.csv_path = run_dir / "metrics.csv"
-        self.rows = self._rows_before(start_epoch)
-        self._write_rows()
-        text = json.dumps({"config": config, "environment": environment()}, indent=2)
-        (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
-        self.board = SummaryWriter(str(run_dir), purge_step=start_epoch or None)
+        with self._writing():
+            self.rows = self._rows_before(start_epoch)
+            self._write_rows()
+            text = json.dumps({"config": config, "environment": environment()}, indent=2)
+            replace_text(run_dir / "config.json", text + "\n")
+            self.board = SummaryWriter(str(run_dir), purge_step=start_epoch)
 
     def _rows_before(self, epoch: int) -> list[dict[str, Any]]:
         if epoch == 0 or not self.csv_path.exists():
             return []
         with open(self.csv_path, newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+            # A row without its last cell was cut off by whatever ended the run.
+            rows = [row for row in csv.DictReader(file) if row.get("epoch", "").isdecimal() and row.get("seconds")]
+        return [{name: row.get(name) for name in COLUMNS} for row in rows if int(row["epoch"]) < epoch]
 
     def _write_rows(self) -> None:
-        with open(self.csv_path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        replace_text(self.csv_path, text.getvalue())
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append an epoch's row (`COLUMNS`; those that an epoch lacks stay empty) to the table, the board, the curves."""
+        """Append an epoch's row (`COLUMNS`; what an epoch lacks stays empty) to the table, the board and the curves."""
         self.rows.append(row)
-        with open(self.csv_path, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
-        for name, value in row.items():
-            if name != "epoch":
-                self.board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
-        self.board.flush()
-        draw_curves(self.rows, self.run_dir / "curves.png")
+        with self._writing():
+            with open(self.csv_path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, COLUMNS).writerow(row)
+            for name, value in row.items():
+                if name != "epoch":
+                    self.board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+            self.board.flush()
+            draw_curves(self.rows, self.run_dir / "curves.png")
 
     def close(self) -> None:
+        """End the board's writing thread."""
         self.board.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = error.filename or self.run_dir
+            raise UserError(f"{where}: cannot be written ({error.strerror}); check the disk, then --resume") from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    os.replace(temporary, path)
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from nets import SSTNet, YOLOXLoss
-from utils.annotations import load_annotations
+from utils.annotations import Annotations, load_annotations
 from utils.augment import EpochSampler, TrainingClips
 from utils.checkpoint import checkpoint_of, load_weights, read_checkpoint, save_atomically
 from utils.cli import UserError
@@ -27,6 +28,7 @@ from utils.runlog import RunLog, make_run_dir
 from utils.schedule import Schedule, scaled_rates
 
 TERMS = ("total", "iou", "obj", "cls", "motion")
+NAMED_CLIPS = 4  # of a batch whose loss is not finite
 
 
 def train(config: TrainConfig) -> None:
@@ -41,16 +43,19 @@ class Trainer:
         self.config = config
         self.device = choose_device(config.device)
         self.class_names = read_class_names(config.classes)
-        self.train_data = load_annotations(config.annotations("train"), config.data_root, len(self.class_names))
-        self.val_data = load_annotations(config.annotations("val"), config.data_root, len(self.class_names))
+        if config.pretrained and not config.pretrained.is_file():
+            raise UserError(f"{config.pretrained}: no such file; --pretrained takes a weight file (.pth)")
+        self.train_data = self._load("train")
+        self.val_data = self._load("val")
         if len(self.train_data.records) * config.epoch_share < config.batch_size:
             raise UserError(
                 f"{self.train_data.source}: {len(self.train_data.records)} clips x --epoch-share {config.epoch_share} "
                 f"are less than one batch of {config.batch_size}; lower --batch-size or raise --epoch-share"
             )
         make_run_dir(config.run_dir, config.resume)
+        checkpoint = self._last_checkpoint() if config.resume else None
         seed_everything(config.seed)
-        self.model = self._build_model()
+        self.model = self._build_model(fresh=checkpoint is None)
         self.criterion = YOLOXLoss(len(self.class_names), self.model.stride, config.iou_loss)
         peak, floor = scaled_rates(config.nominal_lr, config.batch_size, config.optimizer)
         self.schedule = Schedule(peak, floor, config.epochs, config.schedule)
@@ -58,12 +63,26 @@ class Trainer:
         self.ema = EMA(self.model)
         self.sampler, self.loader = self._build_loader()
         self.epoch = 0
+        self.saved = 0  # epochs behind last.pth
         self.best = float("inf")  # what best.pth has: validation loss, or minus mAP50
-        if config.resume:
-            self._resume()
-        self.log = RunLog(config.run_dir, config.to_json(), self.epoch)
+        if checkpoint is not None:
+            self._resume(checkpoint)
 
-    def _build_model(self) -> SSTNet:
+    def _load(self, split: Literal["train", "val"]) -> Annotations:
+        """Annotations of a split; they must have the classes of the network, or ranks would mean other classes."""
+        config, num_classes = self.config, len(self.class_names)
+        path = config.annotations(split)
+        if config.data_root.is_dir() and not path.is_file():
+            raise UserError(f"{path}: no such file; pass the {split} list or COCO JSON with --{split}-list")
+        data = load_annotations(path, config.data_root, num_classes)
+        if len(data.category_ids) != num_classes:
+            raise UserError(
+                f"{data.source}: {len(data.category_ids)} categories, but {config.classes} names {num_classes} "
+                "classes; pass the data set's own class file with --classes"
+            )
+        return data
+
+    def _build_model(self, fresh: bool) -> SSTNet:
         config = self.config
         slices, layers = config.slices_layers
         model = SSTNet(
@@ -71,8 +90,11 @@ class Trainer:
             config.attention_dropout,
         )
         initialise(model, config.init)
-        if config.pretrained:
-            print(f"{config.pretrained}: {load_weights(model, config.pretrained)}")
+        if config.pretrained and fresh:
+            report = load_weights(model, config.pretrained)
+            if not report.loaded:
+                raise UserError(f"{config.pretrained}: weights of another network, no name and shape fits ({report})")
+            print(f"{config.pretrained}: {report}", flush=True)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         return model.to(self.device, memory_format=layout)
 
@@ -89,29 +111,77 @@ class Trainer:
             drop_last=True,
             pin_memory=self.device.type == "cuda",
             persistent_workers=config.workers > 0,
+            # Its own: from the global one it would draw at each start of the workers, so also after --resume.
+            generator=torch.Generator().manual_seed(config.seed),
         )
         return sampler, loader
 
     def fit(self) -> None:
-        """Train to the last epoch."""
+        """Train to the last epoch. However it ends, the log is closed and the loader's processes are let go."""
         config = self.config
-        while self.epoch < config.epochs:
-            started = time.perf_counter()
-            row: dict[str, Any] = {"epoch": self.epoch, "lr": self._set_learning_rate()}
-            row |= {f"train_{name}": value for name, value in self.train_epoch().items()}
-            self.epoch += 1
-            improved = False
-            if self.epoch % config.val_interval == 0 or self.epoch == config.epochs:
-                row["val_loss"], row["val_mAP50"] = self.validate()
-                score = row["val_loss"] if config.best_by == "loss" else -row["val_mAP50"]
-                improved = score < self.best
-                self.best = min(score, self.best)
-            row["seconds"] = round(time.perf_counter() - started, 1)
-            self.log.add(row)
-            self._save(improved)
-            tqdm.write(describe(row, config.epochs))
-        self.log.close()
-        print(f"done: {config.run_dir / 'best.pth'}, {config.run_dir / 'metrics.csv'}, {config.run_dir / 'curves.png'}")
+        if self.epoch >= config.epochs:
+            print(f"{config.run_dir}: finished already, {self.epoch} epochs; raise --epochs to train on", flush=True)
+            return
+        log = RunLog(config.run_dir, config.to_json(), self.epoch)
+        try:
+            while self.epoch < config.epochs:
+                self._fit_epoch(log)
+        except KeyboardInterrupt:
+            print(f"epoch {self.saved + 1} is not finished; {self._saved()}", file=sys.stderr)
+            raise
+        except RuntimeError as error:
+            if remedy := self._remedy(error):
+                raise UserError(f"{remedy}; {self._saved()}") from error
+            raise
+        finally:
+            log.close()
+            self.sampler, self.loader = self._build_loader()  # the old one's processes end with it
+        files = ", ".join(str(config.run_dir / name) for name in ("best.pth", "metrics.csv", "curves.png"))
+        print(f"done: {files}", flush=True)
+
+    def _fit_epoch(self, log: RunLog) -> None:
+        """Train, validate where it is due, log and save."""
+        config = self.config
+        started = time.perf_counter()
+        row: dict[str, Any] = {"epoch": self.epoch, "lr": self._set_learning_rate()}
+        row |= {f"train_{name}": value for name, value in self.train_epoch().items()}
+        if not all(value.isfinite().all() for value in self.ema.model.state_dict().values()):
+            raise UserError(f"epoch {self.epoch + 1}: its last step made weights infinite; lower --lr; {self._saved()}")
+        self.epoch += 1
+        improved = False
+        if self.epoch % config.val_interval == 0 or self.epoch == config.epochs:
+            row["val_loss"], row["val_mAP50"] = self.validate()
+            improved = self._improves(row["val_loss"] if config.best_by == "loss" else -row["val_mAP50"])
+        row["seconds"] = round(time.perf_counter() - started, 1)
+        log.add(row)
+        self._save(improved)
+        print(describe(row, config.epochs), flush=True)
+
+    def _improves(self, score: float) -> bool:
+        """Whether a score is the best so far; the first one is, even if it is not a number."""
+        if score < self.best:
+            self.best = score
+            return True
+        return not (self.config.run_dir / "best.pth").exists()
+
+    def _remedy(self, error: RuntimeError) -> str | None:
+        """What to say of a failure that is the machine's; None of any other."""
+        height, width = self.config.input_size
+        if isinstance(error, torch.OutOfMemoryError):
+            sizes = f"--batch-size {self.config.batch_size} and --input-size {height} {width}"
+            return f"--device {self.config.device}: out of memory at {sizes}; lower one of them"
+        if "DataLoader worker" in str(error):  # raised wherever the main process is at that moment
+            return (
+                f"a process that reads clips was killed ({error}); most often memory is short: lower --workers or "
+                "--cache-mb, or give the container more shared memory"
+            )
+        return None
+
+    def _saved(self) -> str:
+        """What there is to go on from."""
+        if not self.saved:
+            return "no checkpoint has been written yet"
+        return f"{self.config.run_dir / 'last.pth'} is of epoch {self.saved}, --resume goes on from there"
 
     def _set_learning_rate(self) -> float:
         rate = self.schedule.rate(self.epoch)
@@ -153,10 +223,12 @@ class Trainer:
             return self.model(clips)
 
     def _not_finite(self, batch: ClipBatch, total: Tensor) -> str:
-        names = ", ".join(self.train_data.records[i].name for i in batch.indices.tolist())
+        names = [self.train_data.records[i].name for i in batch.indices.tolist()]
+        more = f" and {len(names) - NAMED_CLIPS} more" if len(names) > NAMED_CLIPS else ""
         return (
-            f"epoch {self.epoch + 1}: the loss is {total.item()} for the clips that end at {names}; last.pth and "
-            "best.pth are those of the epochs before; look at these frames, or lower --lr"
+            f"epoch {self.epoch + 1}: the loss is {total.item()} for the clips that end at "
+            f"{', '.join(names[:NAMED_CLIPS])}{more}; look at these frames and at --pretrained, or lower --lr; "
+            f"{self._saved()}"
         )
 
     def validate(self) -> tuple[float, float]:
@@ -189,27 +261,47 @@ class Trainer:
             "ema_updates": self.ema.updates,
             "epoch": self.epoch,
             "best": self.best,
+            "settings": config.to_json(),
             "torch_random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
         save_atomically(content | {"training": training}, run_dir / "last.pth")
+        self.saved = self.epoch
 
-    def _resume(self) -> None:
+    def _last_checkpoint(self) -> dict[str, Any] | None:
+        """Content of the run folder's last.pth, if there is one."""
         path = self.config.run_dir / "last.pth"
         if not path.exists():
-            print(f"{path}: not there yet; --resume starts from the beginning")
-            return
+            print(f"{path}: not there yet; --resume starts from the beginning", flush=True)
+            return None
         content = read_checkpoint(path)
-        if "training" not in content or content.get("architecture") != self.model.architecture:
-            raise UserError(f"{path}: not a checkpoint of a run with this architecture; pass another --run-dir")
-        state = content["training"]
+        if "training" not in content:
+            raise UserError(f"{path}: weights without a run's state; pass another --run-dir, and this as --pretrained")
+        return content
+
+    def _resume(self, content: dict[str, Any]) -> None:
+        """Go on where a checkpoint's run stopped."""
+        path, state = self.config.run_dir / "last.pth", content["training"]
+        settings, before = self.config.to_json(), state.get("settings", {})
+        theirs, ours = content.get("architecture", {}), self.model.architecture
+        if theirs != ours:
+            other = [f"{name} {theirs.get(name)}, not {ours[name]}" for name in ours if theirs.get(name) != ours[name]]
+            raise UserError(f"{path}: of a run with {', '.join(other)}; pass the same flags, or another --run-dir")
+        if before.get("optimizer", settings["optimizer"]) != settings["optimizer"]:
+            raise UserError(f"{path}: made with --optimizer {before['optimizer']}; pass that or another --run-dir")
         self.model.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict({"model": content["model"], "updates": state["ema_updates"]})
-        self.epoch, self.best = state["epoch"], state["best"]
+        self.epoch, self.saved, self.best = state["epoch"], state["epoch"], state["best"]
         torch.set_rng_state(state["torch_random"])
         if state["cuda_random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all(state["cuda_random"])
+        changed = [
+            f"{name} {before[name]} -> {value}"
+            for name, value in settings.items()
+            if name not in ("resume", "run_dir") and before.get(name, value) != value
+        ]
+        print(f"{path}: going on after epoch {self.epoch}" + "".join(f"; {change}" for change in changed), flush=True)
 
 
 def seed_everything(seed: int) -> None:

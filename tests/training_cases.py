@@ -1,0 +1,62 @@
+"""A data set and settings small enough to train on within a test."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from utils.config import TrainConfig
+from utils.synthetic import PRESETS
+from utils.synthetic_dataset import write_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+CLIPS = 16  # to train on; 8 to validate on
+
+SMALL = TrainConfig(
+    classes=ROOT / "model_data" / "classes_DAUB.txt",
+    preset="released",
+    num_frames=3,
+    width=0.125,
+    input_size=(64, 64),
+    epochs=2,
+    epoch_share=1.0,
+    init="kaiming",
+    workers=0,
+    device="cpu",
+)
+
+
+def make_data(root: Path) -> Path:
+    """Two train sequences and one validation sequence of 8 frames, 64 x 64 pixels, in DAUB's layout."""
+    write_dataset(root, PRESETS["easy"], seed=3, sequences=(2, 1), frames=8, frame_size=(64, 64))
+    return root
+
+
+def small_config(data_root: Path, run_dir: Path, **settings: object) -> TrainConfig:
+    """`SMALL` on a data set, with other settings where given."""
+    return replace(SMALL, data_root=data_root, run_dir=run_dir, **settings)
+
+
+def flags(data_root: Path, run_dir: Path, **settings: object) -> list[str]:
+    """The command line of `small_config`; `True` is a bare flag."""
+    small = ("classes", "preset", "num_frames", "width", "input_size", "epochs", "epoch_share", "init", "workers")
+    given = {name: getattr(SMALL, name) for name in (*small, "device")}
+    words = []
+    for name, value in {**given, "data_root": data_root, "run_dir": run_dir, **settings}.items():
+        values = value if isinstance(value, tuple) else () if value is True else (value,)
+        words += ["--" + name.replace("_", "-"), *map(str, values)]
+    return words
+
+
+def read_rows(run_dir: Path) -> list[dict[str, str]]:
+    """metrics.csv."""
+    with open(run_dir / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_weights(path: Path) -> dict:
+    """Everything in a checkpoint."""
+    return torch.load(path, weights_only=True)
