@@ -124,6 +124,7 @@ class VideoStream:
             [all_features[t : t + count] for t in range(past + 1)],
             [all_halves[t : t + count] for t in range(past)],
         )
+        last = range(count, count + past)
         # Copies, not views: a view would keep the whole chunk alive.
-        self._cache.extend((all_features[t : t + 1].clone(), all_halves[t : t + 1].clone()) for t in range(count, count + past))
+        self._cache.extend((all_features[t : t + 1].clone(), all_halves[t : t + 1].clone()) for t in last)
         return output

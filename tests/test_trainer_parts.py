@@ -14,10 +14,7 @@ from torch import nn
 
 from nets import SSTNet
 from tests.training_cases import make_data, read_rows, small_config
-from utils import augment
-from utils.augment import Augmentation, EpochSampler, TrainingClips, random_crop
 from utils.cli import UserError
-from utils.clips import ClipSample
 from utils.ema import EMA
 from utils.optimizer import build_optimizer, initialise, parameter_groups
 from utils.runlog import COLUMNS, RunLog, make_run_dir
@@ -219,113 +216,6 @@ def test_kaiming_initialisation():
     with torch.inference_mode():
         confidence = model(torch.randn(1, 3, 5, 64, 64))[:, 4].sigmoid()
     assert confidence.max() < 0.1  # "no object" everywhere
-
-
-# Sampler
-
-
-@given(clips=st.integers(1, 300), share=st.floats(0.01, 1), seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None)
-def test_sampler_draws_a_share_without_repeats(clips, share, seed):
-    sampler = EpochSampler(clips, share, seed)
-    drawn = [index for index, _ in sampler]
-    assert len(drawn) == len(sampler) == max(int(clips * share), 1)
-    assert len(set(drawn)) == len(drawn) and set(drawn) <= set(range(clips))
-
-
-def test_sampler_depends_on_seed_and_epoch_alone():
-    def draw(seed: int, epoch: int) -> list:
-        sampler = EpochSampler(100, 0.2, seed)
-        sampler.epoch = epoch
-        return list(sampler)
-
-    assert draw(1, 0) == draw(1, 0)
-    assert len({tuple(draw(seed, epoch)) for seed in (1, 2) for epoch in range(20)}) == 40
-    seen = {index for epoch in range(60) for index, _ in draw(1, epoch)}
-    assert seen == set(range(100))  # in the end every clip has its turn
-
-
-# Augmentation
-
-
-def marked_sample(height: int, width: int, column: int, row: int) -> ClipSample:
-    """A dark clip with one bright pixel, which a box of 3 x 3 pixels is centred on."""
-    clip = torch.full((3, height, width), 40, dtype=torch.uint8)
-    clip[:, row, column] = 200
-    return ClipSample(clip, torch.tensor([[column + 0.5, row + 0.5, 3.0, 3.0, 0.0]]), 7)
-
-
-@settings(deadline=None, max_examples=300)
-@given(
-    height=st.sampled_from([32, 64, 96]),
-    width=st.sampled_from([32, 64, 96]),
-    place=st.tuples(st.floats(0, 1), st.floats(0, 1)),
-    crop=st.sampled_from([0, 32, 64, 128]),
-    flip=st.booleans(),
-    seed=st.integers(0, 2**62),
-)
-def test_target_stays_on_its_pixel(height, width, place, crop, flip, seed):
-    column, row = 2 + int(place[0] * (width - 5)), 2 + int(place[1] * (height - 5))
-    sample = marked_sample(height, width, column, row)
-    original = (sample.clip.clone(), sample.targets.clone())
-    result = Augmentation(crop=crop, flip=flip)(sample, torch.Generator().manual_seed(seed))
-    assert torch.equal(sample.clip, original[0]) and torch.equal(sample.targets, original[1])
-    sides = {min(crop, height), min(crop, width)} if crop else {height, width}
-    assert set(result.clip.shape[1:]) == sides and result.index == 7 and result.clip.dtype == torch.uint8
-    bright = (result.clip[-1] == 200).nonzero()
-    assert len(bright) == len(result.targets)  # both are there, or both are cut off
-    for centre_x, centre_y, box_width, box_height, _ in result.targets.tolist():
-        at_edge = box_width < 3 or box_height < 3  # clipped, so its middle moved off the pixel
-        if not at_edge:
-            assert (centre_y - 0.5, centre_x - 0.5) == tuple(bright[0].tolist())
-
-
-@settings(deadline=None, max_examples=50)
-@given(column=st.floats(4, 124), row=st.floats(4, 92), seed=st.integers(0, 2**62))
-def test_crop_around_a_target_holds_its_centre(column, row, seed):
-    clip = torch.zeros(2, 96, 128, dtype=torch.uint8)
-    target = torch.tensor([[column, row, 8.0, 8.0, 0.0]])
-    generator = torch.Generator().manual_seed(seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(augment, "TARGET_SHARE", 1.0)  # else one crop of five is placed anywhere
-        draws = [random_crop(clip, target, 32, generator) for _ in range(50)]
-    for cut, targets in draws:
-        assert cut.shape == (2, 32, 32) and len(targets) == 1
-        low, high = targets[0, :2] - targets[0, 2:4] / 2, targets[0, :2] + targets[0, 2:4] / 2
-        assert (low >= 0).all() and (high <= 32).all() and (targets[0, 2:4] >= 4).all()
-
-
-def test_crop_of_a_clip_without_targets():
-    clip, targets = random_crop(torch.zeros(2, 64, 64, dtype=torch.uint8), torch.zeros(0, 5), 32, torch.Generator())
-    assert clip.shape == (2, 32, 32) and targets.shape == (0, 5)
-
-
-def test_photometric_change_is_the_same_in_all_frames():
-    sample = marked_sample(32, 32, 5, 6)
-    clip = Augmentation(photometric=0.2)(sample, torch.Generator().manual_seed(1)).clip
-    assert torch.equal(clip[0], clip[1]) and torch.equal(clip[0], clip[2])
-    assert not torch.equal(clip, sample.clip)
-    assert abs(int(clip[0, 0, 0]) - 40) <= 0.2 * 88 + 0.2 * 255 + 1
-
-
-def test_default_augmentation_changes_nothing(data_root, tmp_path):
-    trainer = Trainer(small_config(data_root, tmp_path))
-    clips: TrainingClips = trainer.loader.dataset
-    for index in range(3):
-        plain, augmented = clips.clips[index], clips[(index, 99)]
-        assert torch.equal(plain.clip, augmented.clip) and torch.equal(plain.targets, augmented.targets)
-
-
-def test_augmentation_leaves_the_cached_frames_alone(data_root, tmp_path):
-    trainer = Trainer(small_config(data_root, tmp_path, crop=32, flip=True, photometric=0.5))
-    clips: TrainingClips = trainer.loader.dataset
-    before = [clips.clips[index].clip.clone() for index in range(len(clips))]
-    for seed in range(3):
-        for index in range(len(clips)):
-            clips[(index, seed)]
-    assert all(torch.equal(clips.clips[index].clip, clip) for index, clip in enumerate(before))
-    same, other = (clips[(2, seed)].clip for seed in (5, 6))
-    assert torch.equal(same, clips[(2, 5)].clip) and not torch.equal(same, other)
 
 
 # Run folder

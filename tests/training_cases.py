@@ -6,11 +6,15 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
+from train_DAUB import DAUBConfig
+from utils.cli import run_command
 from utils.config import TrainConfig
 from utils.synthetic import PRESETS
 from utils.synthetic_dataset import write_dataset
+from utils.trainer import train
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS = 16  # to train on; 8 to validate on
@@ -60,3 +64,40 @@ def read_rows(run_dir: Path) -> list[dict[str, str]]:
 def read_weights(path: Path) -> dict:
     """Everything in a checkpoint."""
     return torch.load(path, weights_only=True)
+
+
+def run(capsys, arguments: list[str], config_type: type = DAUBConfig, main=train) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command."""
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, config_type, arguments)
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
+def same_state(first: object, second: object) -> bool:
+    """Whether two checkpoints' contents are equal, bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same_state(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same_state, first, second))
+    return first == second
+
+
+def same_run(first: Path, second: Path) -> bool:
+    """Whether two runs ended with the same weights, states and rows (but for the time that they took)."""
+    for name in ("last.pth", "best.pth"):
+        contents = [read_weights(folder / name) for folder in (first, second)]
+        for content in contents:
+            content.get("training", {}).pop("settings", None)  # the folder differs
+        if not same_state(*contents):
+            return False
+    rows = [[{**row, "seconds": ""} for row in read_rows(folder)] for folder in (first, second)]
+    return rows[0] == rows[1]
+
+
+def truncate(path: Path, size: int) -> Path:
+    """Keep the first `size` bytes, as a broken-off copy does."""
+    path.write_bytes(path.read_bytes()[:size])
+    return path

@@ -84,10 +84,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; --weights takes a .pth file (see model_data/README.md)") from None
+        raise UserError(f"{path}: no such file; give a weight file (see model_data/README.md)") from None
     except Exception as error:  # the unpickler takes any bytes and fails on them in any way
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not a weight file that can be read safely, or a damaged one ({reason})") from error
+        raise UserError(
+            f"{path}: not a weight file, or a damaged one, or one that holds more than tensors and plain values; "
+            "give a .pth file of this project or a release (see model_data/README.md)"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
     return content
@@ -210,15 +212,15 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Loaded
 
 
 def checkpoint_of(
-    model: SSTNet, class_names: tuple[str, ...], input_size: tuple[int, int], weights: Mapping[str, Tensor] | None = None
+    model: SSTNet, class_names: tuple[str, ...], input_size: tuple[int, int]
 ) -> dict[str, Any]:
-    """The dictionary of a weight file; `weights` instead of the model's own where given (the EMA's)."""
+    """The dictionary of a weight file."""
     return {
         "format": FORMAT,
         "architecture": dict(model.architecture),
         "class_names": list(class_names),
         "input_size": list(input_size),
-        "model": dict(weights if weights is not None else model.state_dict()),
+        "model": model.state_dict(),
     }
 
 

@@ -43,8 +43,6 @@ class Trainer:
         self.config = config
         self.device = choose_device(config.device)
         self.class_names = read_class_names(config.classes)
-        if config.pretrained and not config.pretrained.is_file():
-            raise UserError(f"{config.pretrained}: no such file; --pretrained takes a weight file (.pth)")
         self.train_data = self._load("train")
         self.val_data = self._load("val")
         if len(self.train_data.records) * config.epoch_share < config.batch_size:
@@ -91,6 +89,8 @@ class Trainer:
         )
         initialise(model, config.init)
         if config.pretrained and fresh:
+            if not config.pretrained.is_file():
+                raise UserError(f"{config.pretrained}: no such file; --pretrained takes a weight file (.pth)")
             report = load_weights(model, config.pretrained)
             if not report.loaded:
                 raise UserError(f"{config.pretrained}: weights of another network, no name and shape fits ({report})")
@@ -123,6 +123,7 @@ class Trainer:
             print(f"{config.run_dir}: finished already, {self.epoch} epochs; raise --epochs to train on", flush=True)
             return
         log = RunLog(config.run_dir, config.to_json(), self.epoch)
+        print(self._summary(), flush=True)
         try:
             while self.epoch < config.epochs:
                 self._fit_epoch(log)
@@ -138,6 +139,15 @@ class Trainer:
             self.sampler, self.loader = self._build_loader()  # the old one's processes end with it
         files = ", ".join(str(config.run_dir / name) for name in ("best.pth", "metrics.csv", "curves.png"))
         print(f"done: {files}", flush=True)
+
+    def _summary(self) -> str:
+        """What is about to be trained, in a line."""
+        parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
+        (slices, layers), steps = self.config.slices_layers, len(self.loader)
+        return (
+            f"{len(self.train_data.records)} training and {len(self.val_data.records)} validation frames; "
+            f"{parameters:.2f} M parameters, motion branch {slices} x {layers}; {steps} steps an epoch on {self.device}"
+        )
 
     def _fit_epoch(self, log: RunLog) -> None:
         """Train, validate where it is due, log and save."""
