@@ -55,6 +55,7 @@ class SSTNet(nn.Module):
         self.motion_branch = MotionBranch(channels, num_frames, num_slices, num_layers, attention_dropout)
 
     def forward(self, clips: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Clips (B, 3, T, H, W) -> (B, 5 + K, H/8, W/8); in training mode the motion loss (a scalar) too."""
         self._check(clips, dims=5)
         if clips.shape[2] != self.num_frames:
             raise ValueError(f"the network was built for clips of {self.num_frames} frames, not {clips.shape[2]}")
@@ -79,6 +80,7 @@ class SSTNet(nn.Module):
         """Output for the clip that ends at each of N consecutive frames, the first one being a sequence's first.
 
         (N, 3, H, W) -> (N, 5 + K, H/8, W/8), equal to `model(clip_k)` for every k; each frame is extracted once.
+        For inference: evaluation mode, no gradient.
         """
         stream = VideoStream(self)
         return torch.cat([stream.push(part) for part in frames.split(chunk)])
@@ -96,12 +98,10 @@ class VideoStream:
     """Frames of a sequence in, the output of the clip that ends at each of them out; O(T) memory.
 
     The features of the last T - 1 frames stay in the cache, so that a frame is extracted once, whatever clips it is
-    in. Frames before the first are the first one repeated. `reset` between sequences.
+    in. Frames before the first are the first one repeated. `reset` between sequences. No gradient is kept.
     """
 
     def __init__(self, model: SSTNet):
-        if model.training:
-            raise ValueError("a stream needs the model in evaluation mode: call model.eval() first")
         self.model = model
         self._cache: deque[tuple[Tensor, Tensor]] = deque(maxlen=model.num_frames - 1)
 
@@ -109,13 +109,20 @@ class VideoStream:
         """Forget the frames seen: the next one is the first of a sequence."""
         self._cache.clear()
 
+    @torch.no_grad()
     def push(self, frames: Tensor) -> Tensor:
-        """Consecutive frames (N, 3, H, W) -> outputs (N, 5 + K, H/8, W/8)."""
+        """Consecutive frames (N, 3, H, W), N >= 1, all of one size -> outputs (N, 5 + K, H/8, W/8)."""
+        if self.model.training:
+            raise ValueError("a stream needs the model in evaluation mode: call model.eval() first")
+        if len(frames) == 0:
+            raise ValueError("a stream takes one frame or more at a time")
         features = self.model.extract(frames)
         halves = self.model.neck.reference_half(features)
-        past = self._cache.maxlen or 1
+        past = self.model.num_frames - 1
         if not self._cache:
             self._cache.extend([(features[:1], halves[:1])] * past)
+        if self._cache[0][0].shape[1:] != features.shape[1:]:
+            raise ValueError("the frames' size has changed: call reset() between sequences")
         all_features = torch.cat([*(f for f, _ in self._cache), features])  # (T - 1 + N, C, h, w)
         all_halves = torch.cat([*(half for _, half in self._cache), halves])
         count = len(frames)

@@ -7,7 +7,7 @@ import torch
 from reference_weights import manifest_weights
 
 from nets import SSTNet
-from utils.checkpoint import load_network, load_weights, save_weights
+from utils.checkpoint import checkpoint_of, load_network, load_weights, save_weights
 from utils.cli import UserError
 
 SMALL = {"width": 0.125, "num_frames": 3, "num_slices": 2, "num_layers": 1, "num_classes": 2}
@@ -58,10 +58,26 @@ def test_own_file_says_everything(tmp_path):
         assert torch.equal(network.model.state_dict()[name], tensor), name
 
 
-def test_distributed_prefix_is_dropped():
-    model = SSTNet(**SMALL)
-    report = load_weights(model, {f"module.{name}": tensor for name, tensor in SSTNet(**SMALL).state_dict().items()})
+@pytest.mark.parametrize("weights", [SSTNet().state_dict(), manifest_weights("early")], ids=["ours", "early"])
+def test_distributed_prefix_is_dropped(weights, tmp_path):
+    prefixed = {f"module.{name}": tensor for name, tensor in weights.items()}
+    report = load_weights(SSTNet(), prefixed)
     assert report.complete and not report.unexpected
+
+
+def test_weights_alone_are_enough_for_several_classes(tmp_path):
+    torch.save(SSTNet(**SMALL).state_dict(), tmp_path / "bare.pth")
+    assert load_network(tmp_path / "bare.pth").class_names == ("class 0", "class 1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"architecture": {"num_frames": 1}}, {"architecture": {"speed": 9}}, {"input_size": None}, {"class_names": ["a"]}],
+)
+def test_description_that_cannot_be(change, tmp_path):
+    torch.save(checkpoint_of(SSTNet(**SMALL), ("drone", "bird"), (64, 64)) | change, tmp_path / "own.pth")
+    with pytest.raises(UserError, match="own.pth: weights of another network, or a damaged file"):
+        load_network(tmp_path / "own.pth")
 
 
 class Harm:

@@ -91,9 +91,17 @@ def test_forward_video_and_reset():
         torch.testing.assert_close(stream.push(frames), whole, rtol=1e-4, atol=1e-5)
 
 
-def test_stream_needs_evaluation_mode():
+def test_stream_refuses_what_it_cannot_stream():
+    model = small().eval()
+    stream = VideoStream(model)
+    with pytest.raises(ValueError, match="one frame or more"):
+        stream.push(torch.zeros(0, 3, 32, 32))
+    assert not stream.push(torch.zeros(1, 3, 32, 32)).requires_grad
+    with pytest.raises(ValueError, match="size has changed"):
+        stream.push(torch.zeros(1, 3, 32, 64))
+    model.train()
     with pytest.raises(ValueError, match="model.eval"):
-        VideoStream(small().train())
+        stream.push(torch.zeros(1, 3, 32, 32))
 
 
 def test_neck_is_the_plain_equations():

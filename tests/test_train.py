@@ -51,7 +51,7 @@ def finished(data_root, tmp_path_factory) -> Path:
 def test_command_writes_the_files_of_a_run(data_root, tmp_path, capsys):
     status, out, error = run(capsys, flags(data_root, tmp_path / "run"))
     assert status == 0 and error == ""  # no progress bar where there is no terminal
-    assert [line.split()[:2] for line in out.splitlines()[:2]] == [["epoch", "1/2"], ["epoch", "2/2"]]
+    assert [line.split()[:2] for line in out.splitlines()[1:3]] == [["epoch", "1/2"], ["epoch", "2/2"]]
     assert out.splitlines()[-1].startswith("done: ") and "best.pth" in out
     written = {path.name for path in (tmp_path / "run").iterdir()}
     assert written >= RUN_FILES and not [name for name in written if name.endswith(".tmp")]
@@ -61,7 +61,7 @@ def test_command_writes_the_files_of_a_run(data_root, tmp_path, capsys):
 
 def test_metrics_table(finished):
     rows = read_rows(finished)
-    assert list(rows[0]) == list(COLUMNS) and [row["epoch"] for row in rows] == ["0", "1"]
+    assert list(rows[0]) == list(COLUMNS) and [row["epoch"] for row in rows] == ["1", "2"]
     for row in rows:
         values = {name: float(row[name]) for name in COLUMNS}
         assert all(map(math.isfinite, values.values()))
@@ -84,7 +84,7 @@ def test_tensorboard_has_every_column(finished):
     tags = {name.replace("_", "/", 1) for name in COLUMNS if name != "epoch"}
     assert set(board.Tags()["scalars"]) == tags
     events = board.Scalars("train/total")
-    assert [event.step for event in events] == [0, 1]
+    assert [event.step for event in events] == [1, 2]
     assert events[1].value == pytest.approx(float(read_rows(finished)[1]["train_total"]))
 
 
@@ -192,7 +192,7 @@ def test_frames_without_targets_are_no_fault(data_root, tmp_path):
 def test_epochs_without_validation_leave_cells_empty(data_root, tmp_path, capsys, epochs, interval, validated):
     status, out, _ = run(capsys, flags(data_root, tmp_path, epochs=epochs, val_interval=interval, epoch_share=0.3))
     rows = read_rows(tmp_path)
-    assert status == 0 and [row["epoch"] for row in rows] == [str(epoch) for epoch in range(epochs)]
+    assert status == 0 and [row["epoch"] for row in rows] == [str(epoch + 1) for epoch in range(epochs)]
     assert [n for n, row in enumerate(rows) if row["val_loss"] and row["val_mAP50"]] == validated
     assert out.count("val loss") == len(validated) and (tmp_path / "best.pth").exists()
 

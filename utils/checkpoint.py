@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,6 @@ FORMAT = "sstnet-1"
 
 # Names of the two releases and of Megvii's YOLOX files (architecture, section 5) -> ours.
 PREFIXES = (
-    (r"^module\.", ""),
     (r"^(feature|backbone)\.", "extractor."),
     (r"^(mapping[12])\.", r"motion_branch.\1."),
 )
@@ -82,9 +82,13 @@ class LoadedNetwork:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a file with `weights_only=True`; UserError where it is missing, damaged or more than data."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of another pickle protocol: the file loads or it does not
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give a weight file (see model_data/README.md)") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # the unpickler takes any bytes and fails on them in any way
         raise UserError(
             f"{path}: not a weight file, or a damaged one, or one that holds more than tensors and plain values; "
@@ -109,6 +113,7 @@ def weights_of(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
 
 def rename_weights(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Our names for a file's tensors, and the names of those to ignore."""
+    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}  # DataParallel's
     nodes = [match for match in map(NODE_NAME.match, weights) if match]
     num_layers = max((int(match[2]) for match in nodes), default=0) + 1
     renamed: dict[str, Tensor] = {}
@@ -188,27 +193,32 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Loaded
     A released checkpoint does not say its architecture: it is read off the shapes.
     """
     content = read_checkpoint(path)
-    if content.get("format") == FORMAT:
-        architecture = content["architecture"]
-        class_names, input_size = tuple(content["class_names"]), tuple(content["input_size"])
-    else:
-        weights = weights_of(content, str(path))
-        try:
-            architecture = infer_architecture(rename_weights(weights)[0])
-        except KeyError as error:
-            raise UserError(f"{path}: weights of another network (no {error.args[0]}); expected SSTNet's") from None
-        slices = {match[1] for match in map(NODE_NAME.match, weights) if match}
-        architecture["num_slices"] = max(len(slices), 1)
-        architecture["num_layers"] //= architecture["num_slices"]
-        class_names, input_size = ("target",), (512, 512)
     try:
-        model = SSTNet(**architecture)
-    except TypeError:
-        raise UserError(f"{path}: made by another version of this project (architecture {architecture})") from None
+        described = _describe(content, str(path))
+        model = SSTNet(**described["architecture"])
+        class_names, (height, width) = tuple(described["class_names"]), described["input_size"]
+        if len(class_names) != model.num_classes:
+            raise ValueError(f"{len(class_names)} class names for {model.num_classes} classes")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: weights of another network, or a damaged file ({error}); expected SSTNet's") from None
     report = load_weights(model, content)
     if not report.complete:
         raise UserError(f"{path}: weights of another network: {report}")
-    return LoadedNetwork(model.to(device).eval(), class_names, input_size)
+    return LoadedNetwork(model.to(device).eval(), class_names, (int(height), int(width)))
+
+
+def _describe(content: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    """Architecture, class names and input size: what our files say, and what the shapes of a release say."""
+    if content.get("format") == FORMAT:
+        return content
+    weights = weights_of(content, source)
+    architecture = infer_architecture(rename_weights(weights)[0])
+    nodes = [match for match in (NODE_NAME.match(name.removeprefix("module.")) for name in weights) if match]
+    architecture["num_slices"] = max(len({match[1] for match in nodes}), 1)
+    architecture["num_layers"] //= architecture["num_slices"]
+    count = architecture["num_classes"]
+    names = ["target"] if count == 1 else [f"class {index}" for index in range(count)]
+    return {"architecture": architecture, "class_names": names, "input_size": (512, 512)}
 
 
 def checkpoint_of(

@@ -6,7 +6,7 @@ import copy
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class EMA:
@@ -28,16 +28,7 @@ class EMA:
         decay = self.decay * (1 - math.exp(-self.updates / self.ramp))
         averages, values = list(self.model.state_dict().values()), list(model.state_dict().values())
         floating = [i for i, average in enumerate(averages) if average.is_floating_point()]
+        counters = [i for i, average in enumerate(averages) if not average.is_floating_point()]
         torch._foreach_lerp_([averages[i] for i in floating], [values[i] for i in floating], 1 - decay)
-        for average, value in zip(averages, values, strict=True):
-            if not average.is_floating_point():
-                average.copy_(value)
-
-    def state_dict(self) -> dict[str, Tensor | int]:
-        """Averages and the number of updates."""
-        return {"model": self.model.state_dict(), "updates": self.updates}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`."""
-        self.model.load_state_dict(state["model"])
-        self.updates = state["updates"]
+        for i in counters:
+            averages[i].copy_(values[i])

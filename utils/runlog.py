@@ -54,25 +54,25 @@ def environment() -> dict[str, Any]:
 
 
 class RunLog:
-    """The text side of a run folder. `start_epoch` > 0 keeps the rows before it and goes on after them."""
+    """The text side of a run folder; epochs count from 1. `done` > 0 keeps the rows of so many and goes on."""
 
-    def __init__(self, run_dir: Path, config: dict[str, Any], start_epoch: int = 0):
+    def __init__(self, run_dir: Path, config: dict[str, Any], done: int = 0):
         self.run_dir = run_dir
         self.csv_path = run_dir / "metrics.csv"
         with self._writing():
-            self.rows = self._rows_before(start_epoch)
+            self.rows = self._rows_of(done)
             self._write_rows()
             text = json.dumps({"config": config, "environment": environment()}, indent=2)
             replace_text(run_dir / "config.json", text + "\n")
-            self.board = SummaryWriter(str(run_dir), purge_step=start_epoch)
+            self.board = SummaryWriter(str(run_dir), purge_step=done + 1)
 
-    def _rows_before(self, epoch: int) -> list[dict[str, Any]]:
-        if epoch == 0 or not self.csv_path.exists():
+    def _rows_of(self, done: int) -> list[dict[str, Any]]:
+        if done == 0 or not self.csv_path.exists():
             return []
         with open(self.csv_path, newline="", encoding="utf-8") as file:
             # A row without its last cell was cut off by whatever ended the run.
             rows = [row for row in csv.DictReader(file) if row.get("epoch", "").isdecimal() and row.get("seconds")]
-        return [{name: row.get(name) for name in COLUMNS} for row in rows if int(row["epoch"]) < epoch]
+        return [{name: row.get(name) for name in COLUMNS} for row in rows if int(row["epoch"]) <= done]
 
     def _write_rows(self) -> None:
         text = io.StringIO(newline="")

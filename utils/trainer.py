@@ -78,6 +78,11 @@ class Trainer:
                 f"{data.source}: {len(data.category_ids)} categories, but {config.classes} names {num_classes} "
                 "classes; pass the data set's own class file with --classes"
             )
+        if path.suffix.lower() == ".json" and num_classes > 1 and data.class_names != self.class_names:
+            raise UserError(
+                f"{path}: its categories are {', '.join(data.class_names)}, but {config.classes} says "
+                f"{', '.join(self.class_names)}; write the same names in the same order"
+            )
         return data
 
     def _build_model(self, fresh: bool) -> SSTNet:
@@ -136,7 +141,7 @@ class Trainer:
             raise
         finally:
             log.close()
-            self.sampler, self.loader = self._build_loader()  # the old one's processes end with it
+            del self.loader  # its processes end with it
         files = ", ".join(str(config.run_dir / name) for name in ("best.pth", "metrics.csv", "curves.png"))
         print(f"done: {files}", flush=True)
 
@@ -153,7 +158,7 @@ class Trainer:
         """Train, validate where it is due, log and save."""
         config = self.config
         started = time.perf_counter()
-        row: dict[str, Any] = {"epoch": self.epoch, "lr": self._set_learning_rate()}
+        row: dict[str, Any] = {"epoch": self.epoch + 1, "lr": self._set_learning_rate()}
         row |= {f"train_{name}": value for name, value in self.train_epoch().items()}
         if not all(value.isfinite().all() for value in self.ema.model.state_dict().values()):
             raise UserError(f"epoch {self.epoch + 1}: its last step made weights infinite; lower --lr; {self._saved()}")
@@ -273,7 +278,7 @@ class Trainer:
             "best": self.best,
             "settings": config.to_json(),
             "torch_random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
         save_atomically(content | {"training": training}, run_dir / "last.pth")
         self.saved = self.epoch
@@ -301,11 +306,14 @@ class Trainer:
             raise UserError(f"{path}: made with --optimizer {before['optimizer']}; pass that or another --run-dir")
         self.model.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state_dict({"model": content["model"], "updates": state["ema_updates"]})
-        self.epoch, self.saved, self.best = state["epoch"], state["epoch"], state["best"]
+        self.ema.model.load_state_dict(content["model"])
+        self.ema.updates = state["ema_updates"]
+        self.epoch = self.saved = state["epoch"]
+        if before.get("best_by") == settings["best_by"]:  # else the scores cannot be compared
+            self.best = state["best"]
         torch.set_rng_state(state["torch_random"])
-        if state["cuda_random"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda_random"])
+        if state["cuda_random"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random"], self.device)
         changed = [
             f"{name} {before[name]} -> {value}"
             for name, value in settings.items()
@@ -323,7 +331,7 @@ def seed_everything(seed: int) -> None:
 
 def describe(row: dict[str, Any], epochs: int) -> str:
     """An epoch in a line."""
-    text = f"epoch {row['epoch'] + 1}/{epochs}  lr {row['lr']:.2e}  loss {row['train_total']:.3f}"
+    text = f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.2e}  loss {row['train_total']:.3f}"
     text += " (" + ", ".join(f"{name} {row[f'train_{name}']:.3f}" for name in TERMS[1:]) + ")"
     if "val_loss" in row:
         text += f"  val loss {row['val_loss']:.3f}  mAP50 {100 * row['val_mAP50']:.2f} %"
