@@ -16,15 +16,6 @@ from utils.trainer import Trainer
 PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """A network this small only loses time to threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("trainer") / "data")

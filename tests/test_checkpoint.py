@@ -4,9 +4,9 @@ import pickle
 
 import pytest
 import torch
-from reference_weights import manifest_weights
 
 from nets import SSTNet
+from tests.reference_weights import manifest_weights
 from utils.checkpoint import checkpoint_of, load_network, load_weights, save_weights
 from utils.cli import UserError
 

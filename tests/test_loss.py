@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_weights import record
 
 from nets import YOLOXLoss
 from nets.boxes import iou_loss, pairwise_iou
 from nets.simota import assign, candidates, class_cost, pad_targets
 from nets.yolox_head import cell_grid
+from tests.reference_weights import record
 
 
 @pytest.mark.parametrize("case", range(6))

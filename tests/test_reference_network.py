@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from reference_weights import made_input, manifest_weights, record, stack_weights
 
 from nets import SSTNet, YOLOXLoss
+from tests.reference_weights import made_input, manifest_weights, record, stack_weights
 from utils.checkpoint import load_weights, rename_weights
 
 RELEASES = {"released": (1, 1), "early": (2, 2)}  # slices, layers

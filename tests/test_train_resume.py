@@ -19,15 +19,6 @@ from utils.cli import UserError
 from utils.trainer import Trainer
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """A network this small only loses time to threads; and the same sums make the same bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory) -> Path:
     return make_data(tmp_path_factory.mktemp("train") / "data")

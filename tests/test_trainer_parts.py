@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_weights import record
 from torch import nn
 
 from nets import SSTNet
+from tests.reference_weights import record
 from tests.training_cases import make_data, read_rows, small_config
 from utils.cli import UserError
 from utils.ema import EMA
@@ -22,15 +22,6 @@ from utils.schedule import Schedule, scaled_rates
 from utils.trainer import Trainer
 
 PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """A network this small only loses time to threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -19,15 +19,6 @@ from vid_map_coco import Config, main
 FRAMES = 8  # of which the last two have no target
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """A network this small only loses time to threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set in the published layout, named after one: noise frames 64 x 64 with a box each."""
