@@ -69,7 +69,7 @@ class Config:
     chunk: int = 8
     """Consecutive frames that go through the network together."""
     speed_frames: int = 100
-    """Frames to time at most, after the evaluation; 0: no timing."""
+    """Frames to time at most, after the detection; 0: no timing."""
 
 
 def main(config: Config) -> None:
@@ -91,8 +91,8 @@ def main(config: Config) -> None:
         truth_source=str(annotations.source),
         results_source=str(config.detections or "detections"),
     )
-    print(format_report(evaluation))
-    _write(config, evaluation, results)
+    written = _write(config, evaluation)
+    print(f"{format_report(evaluation)}\n\n{written}")
 
 
 def _check(config: Config) -> None:
@@ -114,7 +114,6 @@ def _annotation_file(config: Config) -> Path:
 
 def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict]:
     """Annotations, COCO results, protocol and speed of the network."""
-    annotations = load_annotations(_annotation_file(config), config.data_root)
     detector = Detector.from_file(
         config.weights,
         choose_device(config.device),
@@ -126,33 +125,47 @@ def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict]:
         chunk=config.chunk,
         repeat_key_frame=config.repeat_key_frame,
     )
+    path, names = _annotation_file(config), detector.class_names
+    # A list cannot say how many classes there are; a JSON does.
+    classes_of_list = None if path.suffix.lower() == ".json" else len(names)
+    annotations = load_annotations(path, config.data_root, classes_of_list)
+    if classes_of_list is None and len(annotations.class_names) > 1 and annotations.class_names != names:
+        theirs, ours = ", ".join(annotations.class_names), ", ".join(names)
+        print(f"warning: {path}: categories {theirs}, but the network's are {ours}: matched by order", file=sys.stderr)
     shown = annotations
     if not config.include_empty_frames:
         annotated = {annotation["image_id"] for annotation in annotations.coco["annotations"]}
         shown = replace(annotations, records=tuple(r for r in annotations.records if r.image_id in annotated))
     results = detector.detect(shown)
+    write_json(config.output / "detections.json", results, indent=None)  # now: what follows may fail
     sample = speed_sample(shown, config.speed_frames) if config.speed_frames else []
     protocol = {
         "weights": str(config.weights),
         **{name: getattr(config, name) for name in PUBLISHED_PROTOCOL},
         "input_size": list(detector.input_size),
     }
-    return annotations, results, protocol, measure_speed(detector, sample) if sample else {}
+    return annotations, results, protocol, time_frames(detector, sample) if sample else {}
 
 
-def _write(config: Config, evaluation: Evaluation, results: list[dict]) -> None:
-    """metrics.json, detections.json (of a network) and pr_curve.png."""
+def time_frames(detector: Detector, sample: list[Path]) -> dict:
+    """Speed on these frames, or a note of what prevented it: a finished evaluation is not given up for it."""
+    try:
+        return measure_speed(detector, sample)
+    except UserError as error:
+        return {"note": f"not measured: {error}"}
+
+
+def _write(config: Config, evaluation: Evaluation) -> str:
+    """Write metrics.json and pr_curve.png; say where they are."""
     published = _published_curves(config)
     if published is not None:
         for warning in _differences(evaluation, published):
             print(f"warning: not comparable with the published curves: {warning}", file=sys.stderr)
-    print(f"\nmetrics:    {write_metrics(evaluation, config.output)}")
-    if config.detections is None:
-        write_json(config.output / "detections.json", results, indent=None)
-        print(f"detections: {config.output / 'detections.json'}")
     figure = config.output / "pr_curve.png"
     save_pr_figure(figure, f"this run, {evaluation.counts.frames} frames", evaluation.pr_curve, published)
-    print(f"PR curve:   {figure}")
+    detections = config.detections or config.output / "detections.json"
+    metrics = write_metrics(evaluation, config.output)
+    return f"metrics:    {metrics}\ndetections: {detections}\nPR curve:   {figure}"
 
 
 def _published_curves(config: Config) -> PublishedCurves | None:

@@ -46,7 +46,7 @@ class Config:
     """Where the network runs: auto (a GPU if there is one), cpu, cuda, cuda:1."""
     save: Literal["video", "frames", "both"] = "video"
     """Write a video (MP4), single frames (PNG) or both."""
-    inset: bool = True
+    inset: bool = False
     """Show each target magnified 4 times where that hides no target."""
     fps: float | None = None
     """Frames a second of the written video; default: a video's own, 25 for images."""

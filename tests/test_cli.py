@@ -51,30 +51,30 @@ def run(main, capsys, *arguments: str, config_type: type = Settings) -> tuple[in
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "culprit"),  # the rest of the words is tyro's, other ones in each of its versions
     [
-        (["--source", "a", "--epochs", "many"], "Error parsing --epochs: invalid literal for int()"),
-        (["--source", "a", "--epoks", "3"], "Unrecognized options: --epoks, 3"),
-        (["--source", "a", "b"], "Unrecognized options: b"),
-        (["--source", "a", "--kind", "x"], "invalid choice 'x' for argument '--kind'. Expected one of ('plain', 'f"),
-        (["--source", "a", "--size", "5"], "Missing value for argument '--size'. Expected 2 values"),
-        ([], "--source STR"),
+        (["--source", "a", "--epochs", "many"], "--epochs"),
+        (["--source", "a", "--epoks", "3"], "--epoks"),
+        (["--source", "a", "stray"], "stray"),
+        (["--source", "a", "--kind", "x"], "--kind"),
+        (["--source", "a", "--size", "5"], "--size"),
+        ([], "--source"),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])  # tyro draws its boxes with other characters
-def test_bad_command_line_is_one_readable_line(arguments, message, encoding, capsys, monkeypatch):
+def test_bad_command_line_is_one_readable_line(arguments, culprit, encoding, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/do_it.py"])
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
     status, _, error = run(print, capsys, *arguments)
     assert status == 2 and sys.stdout.buffer.getvalue() == b""
-    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert error.startswith("error: ") and culprit in error and error.count("\n") == 1
     assert error.endswith("; do_it.py --help lists all flags\n") and error.count("--help") == 1
     assert not set("│─╭╮╰╯") & set(error) and "---" not in error and "How long" not in error and len(error) < 250
 
 
 def test_similar_flags_are_named_without_their_help(capsys):
     status, _, error = run(train, capsys, "--pretraned", "x", config_type=DAUBConfig)
-    assert status == 2 and "Perhaps you meant: --pretrained" in error and "Weight file" not in error
+    assert status == 2 and "--pretrained" in error and "Weight file" not in error
     assert error.count("\n") == 1
 
 

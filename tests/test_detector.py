@@ -234,4 +234,3 @@ def test_coco_results_are_plain_numbers():
         {"image_id": 3, "category_id": 20, "bbox": [1.0, 2.0, 4.0, 6.0], "score": 0.75},
         {"image_id": 3, "category_id": 10, "bbox": [0.0, 0.0, 2.0, 2.0], "score": 0.25},
     ]
-    assert len(detections.above(0.5)) == 1

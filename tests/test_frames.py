@@ -194,3 +194,16 @@ def test_longest_tail_wins(data_root):
     decoy = save(data_root / "data6" / "0.bmp", np.zeros((4, 4), np.uint8))
     found = resolve_frames(["/x/images/test/data6/0.bmp", "/x/data6/0.bmp"], data_root)
     assert found == [data_root / "images" / "test" / "data6" / "0.bmp", decoy]
+
+
+def test_a_frame_in_two_file_types_is_refused(tmp_path):
+    for name in ("1.bmp", "2.bmp", "2.png"):
+        save(tmp_path / name, np.zeros((4, 4), np.uint8))
+    with pytest.raises(UserError, match="2.png: the same frame as 2.bmp; keep one file type"):
+        sequence_frames(tmp_path)
+
+
+def test_times_that_jitter_are_no_jumps():
+    names = [f"{time}.png" for time in (0, 33, 67, 100, 133, 200, 233)]
+    assert lengths(names) == [5, 2]
+    assert lengths(["1.png", "2.png", "3.png", "5.png", "6.png"]) == [3, 2]  # one frame is missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -68,6 +69,20 @@ def test_without_output_nothing_is_written(files):
     del files["output"]
     assert run(files) == 0
     assert sorted(files["gt"].parent.iterdir()) == before
+
+
+class ClosedPipe(io.StringIO):
+    """What `| head` leaves of standard output."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_files_are_written_before_the_report(files, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", ClosedPipe())
+    with pytest.raises(BrokenPipeError):
+        main(Config(**files))
+    assert (files["output"] / "metrics.json").is_file()
 
 
 def test_annotation_list_as_ground_truth(files):

@@ -283,6 +283,12 @@ def test_only_an_own_data_set_is_overwritten(tmp_path):
     assert (tmp_path / "mine/letter.txt").read_text() == "keep me"
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match="file/set: cannot be made"):
+        small_set(tmp_path / "file" / "set")
+
+
 def test_command_line(tmp_path, capsys):
     flags = ["--output", str(tmp_path / "set"), "--sequences", "1", "1", "--frames", "8", "--image-size", "64", "96"]
     flags += ["--preset", "easy", "--scr", "6", "7", "--workers", "1"]

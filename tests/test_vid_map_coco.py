@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,8 @@ from nets import SSTNet
 from tests.evaluation_cases import detection
 from utils.checkpoint import save_weights
 from utils.cli import run_command
-from vid_map_coco import Config, main
+from utils.detector import Detector
+from vid_map_coco import Config, main, time_frames
 
 FRAMES = 8  # of which the last two have no target
 
@@ -55,6 +59,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of an untrained network of two classes, bird and drone, that takes everything for a drone."""
+    path = tmp_path_factory.mktemp("weights") / "two.pth"
+    model = SSTNet(num_classes=2, num_frames=3, num_slices=1, num_layers=1, width=0.125)
+    torch.nn.init.zeros_(model.head.cls_preds[0].weight)
+    model.head.cls_preds[0].bias.data = torch.tensor([-1.0, 1.0])
+    save_weights(path, model, ("bird", "drone"), (64, 64))
+    return path
+
+
 def run(*arguments: object) -> int:
     """Exit status of the command, on the CPU."""
     with pytest.raises(SystemExit) as stop:
@@ -85,7 +100,7 @@ def test_network_to_files(data_root, weights, tmp_path, capsys):
         "pd_centre_distance": 3.0,
     }
     speed = metrics["speed"]
-    assert speed["frames_timed"] == 8 and speed["input_size"] == "64 x 64"
+    assert speed["frames_timed"] == FRAMES - 2 and speed["input_size"] == "64 x 64"
     assert min(speed[name] for name in ("fps_network", "fps_without_reading", "fps_with_reading")) > 0
     assert speed["latency_ms"] > 0
     results = read(out, "detections.json")
@@ -150,6 +165,59 @@ def test_repeated_key_frame_is_a_single_frame_detector(data_root, weights, tmp_p
     assert second != pytest.approx(second_alone, abs=1e-3)
 
 
+def test_a_list_serves_a_network_of_several_classes(data_root, two_classes, tmp_path, capsys):
+    """A list names no classes, and all its boxes may be of the first."""
+    boxes = tmp_path / "list.txt"
+    boxes.write_text("".join(f"images/test/data1/{n}.bmp {8 + n},16,{16 + n},24,0\n" for n in range(4)))
+    common = ("--weights", two_classes, "--data-root", data_root, "--output", tmp_path, "--published", "none")
+    assert run(*common, "--annotations", boxes, "--speed-frames", "0", "--min-confidence", "0") == 0
+    assert {result["category_id"] for result in read(tmp_path, "detections.json")} == {2}
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("order", "warns"), [(("bird", "drone"), False), (("drone", "bird"), True)])
+def test_other_class_names_are_told(data_root, two_classes, tmp_path, capsys, order, warns):
+    coco = read(data_root / "annotations", "instances_test2017.json")
+    coco["categories"] = [{"id": n + 1, "name": name} for n, name in enumerate(order)]
+    annotations = tmp_path / "two.json"
+    annotations.write_text(json.dumps(coco))
+    common = ("--weights", two_classes, "--data-root", data_root, "--output", tmp_path, "--published", "none")
+    assert run(*common, "--annotations", annotations, "--speed-frames", "0") == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == warns
+    assert not warns or "two.json: categories drone, bird, but the network's are bird, drone" in warnings[0]
+
+
+def test_a_damaged_frame_that_no_clip_needs_does_no_harm(data_root, weights, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(data_root, root)
+    (root / "images" / "test" / "data1" / f"{FRAMES - 1}.bmp").write_bytes(b"BM")
+    out = tmp_path / "out"
+    assert run("--weights", weights, "--data-root", root, "--output", out, "--speed-frames", "100") == 0
+    assert read(out)["speed"]["frames_timed"] == FRAMES - 2
+
+
+def test_a_timing_that_fails_is_a_note(weights, tmp_path):
+    speed = time_frames(Detector.from_file(weights), [tmp_path / "gone.bmp"])
+    assert list(speed) == ["note"] and "not measured" in speed["note"] and "gone.bmp" in speed["note"]
+
+
+class ClosedPipe(io.StringIO):
+    """What `| head` leaves of standard output."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_files_are_written_before_the_report(data_root, tmp_path, monkeypatch):
+    found = tmp_path / "found.json"
+    found.write_text(json.dumps([detection(1, 1, 8, 16, 8, 8, 0.9)]))
+    monkeypatch.setattr(sys, "stdout", ClosedPipe())
+    with pytest.raises(BrokenPipeError):
+        main(Config(detections=found, data_root=data_root, output=tmp_path / "out"))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "pr_curve.png"}
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -157,7 +225,7 @@ def test_repeated_key_frame_is_a_single_frame_detector(data_root, weights, tmp_p
         (["--weights", "a.pth", "--detections", "b.json"], "give either --weights"),
         (["--weights", "a.pth", "--nms", "1.5"], "--nms 1.5 is not between 0 and 1"),
         (["--weights", "a.pth", "--max-detections", "0"], "--max-detections 0 is less than 1"),
-        (["--weights", "a.pth", "--data-root", "nowhere"], "nowhere"),
+        (["--weights", "{weights}", "--data-root", "nowhere"], "nowhere"),
         (["--weights", "a.pth"], "a.pth"),
         (["--weights", "{weights}", "--input-size", "500", "500"], "500"),
         (["--weights", "{weights}", "--device", "tpu9"], "--device tpu9: no such device"),

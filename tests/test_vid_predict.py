@@ -22,7 +22,7 @@ from utils.checkpoint import save_weights
 from utils.cli import run_command
 from utils.detector import Detections, Detector, coco_results
 from utils.frames import read_frame
-from utils.overlay import match_frame
+from utils.overlay import Truth, match_frame
 from utils.prediction_files import JsonList
 from utils.video import Frame, open_source
 from vid_predict import Config, detect_frames, main
@@ -114,7 +114,7 @@ def test_a_folder_of_frames(weights, clip, tmp_path, capsys):
 
 
 def test_a_video_keeps_its_size_and_rate(weights, tmp_path):
-    assert predict("--weights", weights, "--source", VIDEO, "--output", tmp_path, "--no-inset") == 0
+    assert predict("--weights", weights, "--source", VIDEO, "--output", tmp_path) == 0
     capture = cv2.VideoCapture(str(tmp_path / "detections.mp4"))
     assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (320, 256)
     assert capture.get(cv2.CAP_PROP_FPS) == 30
@@ -130,6 +130,27 @@ def test_one_image(weights, clip, tmp_path):
     assert status == 0
     assert [path.name for path in (tmp_path / "frames").iterdir()] == ["3.png"]
     assert not (tmp_path / "detections.mp4").exists()
+
+
+def test_insets_are_drawn_on_request(weights, clip, tmp_path):
+    annotations = tmp_path / "list.txt"
+    annotations.write_text("clip/3.png 100,100,106,106,0\n")
+    common = ("--weights", weights, "--source", clip / "3.png", "--annotations", annotations, "--save", "frames")
+    common += ("--confidence", 1)  # a miss is all there is to draw
+    assert predict(*common, "--output", tmp_path / "plain") == 0
+    assert predict(*common, "--output", tmp_path / "large", "--inset") == 0
+    plain, large = (np.asarray(Image.open(tmp_path / name / "frames" / "3.png")) for name in ("plain", "large"))
+    assert (plain != large).any()
+
+
+def test_frames_of_an_earlier_run_are_removed_and_no_others(weights, clip, tmp_path):
+    common = ("--weights", weights, "--output", tmp_path, "--save", "frames", "--source")
+    assert predict(*common, clip / "3.png") == 0
+    foreign = tmp_path / "frames" / "mine.png"
+    Image.new("L", (4, 4)).save(foreign)
+    (tmp_path / "frames" / "broken.png").write_bytes(b"no image")
+    assert predict(*common, clip / "5.png") == 0
+    assert {path.name for path in (tmp_path / "frames").iterdir()} == {"5.png", "mine.png", "broken.png"}
 
 
 def test_annotations_tell_hits_misses_and_false_alarms(weights, clip, tmp_path, capsys):
@@ -156,6 +177,12 @@ def test_annotations_tell_hits_misses_and_false_alarms(weights, clip, tmp_path, 
     ids = {result["file_name"]: result["image_id"] for result in read_results(tmp_path / "second")}
     assert ids["2.png"] == 1  # the annotations' id
     assert len(set(ids.values())) == len(ids) and ids["10.png"] > 4  # others get ids of their own
+
+
+def test_a_list_serves_a_network_of_several_classes(clip, tmp_path):
+    annotations = tmp_path / "list.txt"
+    annotations.write_text("clip/2.png 2,2,5,5,0\n")
+    assert Truth(annotations, open_source(clip), ("bird", "drone")).category_ids == (1, 2)
 
 
 def test_the_samples_annotations_fit_the_sample_videos(weights, tmp_path, capsys):

@@ -136,12 +136,10 @@ class ClipDataset(Dataset[ClipSample]):
         input_size: tuple[int, int],
         num_frames: int,
         cache_bytes: int = 512 * 2**20,
-        mode: str = "letterbox",
     ) -> None:
         self.annotations = annotations
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.num_frames = num_frames
-        self.mode = mode
         self.index = ClipIndex()
         self.cache = FrameCache(cache_bytes)
 
@@ -161,7 +159,7 @@ class ClipDataset(Dataset[ClipSample]):
 
     def _load(self, path: Path) -> tuple[np.ndarray, Letterbox]:
         grey = read_frame(path)  # (h, w)
-        letterbox = Letterbox(grey.shape, self.input_size, self.mode)
+        letterbox = Letterbox(grey.shape, self.input_size)
         return letterbox.image(grey), letterbox
 
     def _sample(self, index: int) -> ClipSample:

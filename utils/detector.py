@@ -49,11 +49,6 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def above(self, confidence: float) -> Detections:
-        """The detections with a score of at least `confidence`."""
-        keep = self.scores >= confidence
-        return Detections(self.boxes[keep], self.scores[keep], self.classes[keep])
-
 
 def postprocess(
     output: Tensor, min_confidence: float = 0.001, nms: float = 0.65, max_detections: int = 100

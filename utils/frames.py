@@ -97,7 +97,10 @@ def natural_key(name: str) -> tuple:
 
 
 def sequence_frames(folder: str | os.PathLike) -> list[Path]:
-    """The image files of a folder, not of those below it, in natural order; `UserError` if there are none."""
+    """The image files of a folder, not of those below it, in natural order.
+
+    `UserError` if there are none, or if a frame is there in two file types.
+    """
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if is_image_name(entry.name) and entry.is_file()]
@@ -107,8 +110,18 @@ def sequence_frames(folder: str | os.PathLike) -> list[Path]:
         ) from None
     if not names:
         raise UserError(f"{folder}: no image in this folder; expected the frames of one sequence")
-    folder = Path(folder)
-    return [folder / name for name in sorted(names, key=natural_key)]
+    paths = [Path(folder) / name for name in sorted(names, key=natural_key)]
+    refuse_twins(paths)
+    return paths
+
+
+def refuse_twins(paths: Iterable[Path]) -> None:
+    """`UserError` where one frame is there in two file types: it would count as two moments."""
+    stems: dict[Path, Path] = {}
+    for path in paths:
+        twin = stems.setdefault(path.with_suffix(""), path)
+        if twin is not path:
+            raise UserError(f"{path}: the same frame as {twin.name}; keep one file type in a sequence")
 
 
 def _frame_numbers(stems: Iterable[str]) -> list[int | None]:
@@ -124,7 +137,8 @@ def _frame_numbers(stems: Iterable[str]) -> list[int | None]:
 def split_runs(paths: Sequence[Path]) -> list[list[Path]]:
     """Split a folder's frames, in natural order, where their numbers jump by more than the most common step.
 
-    Names without numbers make one run. When two steps are equally common, the smaller is the usual one.
+    Half a step more is no jump: numbers that are times jitter. Names without numbers make one run. When two
+    steps are equally common, the smaller is the usual one.
     """
     numbers = _frame_numbers(path.stem for path in paths)
     steps = [None if a is None or b is None else abs(b - a) for a, b in pairwise(numbers)]
@@ -141,7 +155,7 @@ def split_runs(paths: Sequence[Path]) -> list[list[Path]]:
 def _is_jump(previous: int | None, number: int | None, usual_step: int) -> bool:
     if previous is None or number is None:
         return (previous is None) != (number is None)
-    return abs(number - previous) > usual_step
+    return abs(number - previous) > 1.5 * usual_step
 
 
 def resolve_frames(names: Sequence[str], data_root: Path) -> list[Path]:

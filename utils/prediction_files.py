@@ -11,12 +11,15 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from utils.cli import UserError
 from utils.evaluation_report import make_folder
+from utils.frames import DECODING_ERRORS
 from utils.video import Source, VideoSource, VideoWriter
 
 Save = Literal["video", "frames", "both"]
+SOFTWARE = "SSTNet vid_predict.py"  # said in every PNG written here, so that a later run knows it as its own
 CSV_HEADER = ("image_id", "file_name", "category_id", "category", "score", "x", "y", "w", "h", "cx", "cy")
 
 
@@ -51,7 +54,11 @@ class JsonList:
 
 
 class OutputFolder:
-    """detections.json, detections.csv and, as `save` says, detections.mp4 and frames/*.png; a context manager."""
+    """detections.json, detections.csv and, as `save` says, detections.mp4 and frames/*.png; a context manager.
+
+    Where frames are written, those of an earlier run are removed first: PNG files below frames/ whose `Software`
+    text is `SOFTWARE`. Other files stay. A video or frames that this run does not write are left as they are.
+    """
 
     def __init__(self, folder: Path, source: Source, save: Save) -> None:
         self.folder = folder
@@ -60,6 +67,8 @@ class OutputFolder:
         _refuse_own_source(source, video, self.frames)
         make_folder(self.frames or folder)
         with ExitStack() as stack, self._writing():
+            if self.frames:
+                _remove_own_frames(self.frames)
             self._json = JsonList(folder / "detections.json")
             stack.callback(self._json.close)
             self._csv_file = stack.enter_context((folder / "detections.csv").open("w", newline="", encoding="utf-8"))
@@ -82,7 +91,7 @@ class OutputFolder:
             if self.frames:
                 path = self.frames / PurePosixPath(name).with_suffix(".png")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(path, compress_level=1)
+                Image.fromarray(picture).save(path, compress_level=1, pnginfo=_signature())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -99,6 +108,24 @@ class OutputFolder:
     def __exit__(self, *exception: object) -> None:
         with self._writing():
             self._open.close()
+
+
+def _signature() -> PngInfo:
+    signature = PngInfo()
+    signature.add_text("Software", SOFTWARE)
+    return signature
+
+
+def _remove_own_frames(folder: Path) -> None:
+    """Remove the PNG files of an earlier run, so that its frames do not pass for frames of this one."""
+    for path in list(folder.rglob("*.png")):
+        try:
+            with Image.open(path) as image:
+                ours = image.info.get("Software") == SOFTWARE
+        except DECODING_ERRORS:
+            continue  # nobody knows whose it is
+        if ours:
+            path.unlink()
 
 
 def _with_centre(result: dict, name: str) -> dict:

@@ -137,14 +137,19 @@ def _split_pictures(folder: Path | None) -> dict[str, tuple[Path, ...]]:
 
 def _prepare(output: Path, overwrite: bool) -> None:
     """An output folder without sequences of an earlier run; only a folder that this command wrote is emptied."""
-    if output.exists() and any(output.iterdir()):
-        if not overwrite:
-            raise UserError(f"{output}: folder is not empty; give another --output, or --overwrite to replace it")
-        if not (output / SETTINGS).is_file():
-            raise UserError(f"{output}: no {SETTINGS} in it, so this command did not write it; give another --output")
-        for part in ("images", "annotations"):
-            shutil.rmtree(output / part, ignore_errors=True)
-    (output / "annotations").mkdir(parents=True, exist_ok=True)
+    try:
+        if output.exists() and any(output.iterdir()):
+            if not overwrite:
+                raise UserError(f"{output}: folder is not empty; give another --output, or --overwrite to replace it")
+            if not (output / SETTINGS).is_file():
+                raise UserError(
+                    f"{output}: no {SETTINGS} in it, so this command did not write it; give another --output"
+                )
+            for part in ("images", "annotations"):
+                shutil.rmtree(output / part, ignore_errors=True)
+        (output / "annotations").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be made or written ({error.strerror}); give another --output") from None
 
 
 def _run(jobs: list[SequenceJob], workers: int) -> Iterator[SequenceRecord]:

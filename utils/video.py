@@ -24,6 +24,7 @@ from utils.frames import (
     natural_key,
     read_frame,
     read_image_size,
+    refuse_twins,
     sequence_frames,
     split_runs,
 )
@@ -140,7 +141,6 @@ def open_source(source: str | os.PathLike, fps: float | None = None) -> Source:
 
 def _from_folder(folder: Path, fps: float | None) -> ImageSource:
     paths = sequence_frames(folder)
-    _refuse_twins(paths)
     return ImageSource(split_runs(paths), folder.resolve().name, folder, fps)
 
 
@@ -155,19 +155,10 @@ def _from_glob(pattern: str, fps: float | None) -> Source:
             raise UserError(f"{pattern}: matches {len(matches)} files but no image; give one video at a time")
         return open_source(matches[0], fps)
     images.sort(key=lambda path: (natural_key(path.parent.as_posix()), natural_key(path.name)))
-    _refuse_twins(images)
+    refuse_twins(images)
     runs = [run for _, group in groupby(images, key=lambda path: path.parent) for run in split_runs(list(group))]
     root = Path(os.path.commonpath([path.parent for path in images]))
     return ImageSource(runs, root.resolve().name, root, fps)
-
-
-def _refuse_twins(paths: list[Path]) -> None:
-    """One frame in two file types would count as two moments."""
-    stems: dict[Path, Path] = {}
-    for path in paths:
-        twin = stems.setdefault(path.with_suffix(""), path)
-        if twin is not path:
-            raise UserError(f"{path}: the same frame as {twin.name}; give a glob of one file type, as '*{path.suffix}'")
 
 
 def _refuse_stack(path: Path) -> None:

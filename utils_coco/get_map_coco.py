@@ -39,7 +39,7 @@ def read_ground_truth(path: Path) -> dict:
 
 
 def main(config: Config) -> None:
-    """Print the report and write `metrics.json`."""
+    """Write `metrics.json` and print the report."""
     if config.output is not None:
         make_folder(config.output)
     evaluation = evaluate(
@@ -51,9 +51,10 @@ def main(config: Config) -> None:
         truth_source=str(config.gt),
         results_source=str(config.detections),
     )
+    written = None if config.output is None else write_metrics(evaluation, config.output)
     print(format_report(evaluation))
-    if config.output is not None:
-        print(f"\nmetrics: {write_metrics(evaluation, config.output)}")
+    if written:
+        print(f"\nmetrics: {written}")
 
 
 if __name__ == "__main__":
