@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training_cases import make_data, small_config
-from utils import augment
 from utils.augment import Augmentation, EpochSampler, TrainingClips, random_crop
 from utils.clips import ClipSample
 from utils.trainer import Trainer
@@ -86,17 +85,24 @@ def test_crop_around_a_target_holds_its_centre(column, row, seed):
     clip = torch.zeros(2, 96, 128, dtype=torch.uint8)
     target = torch.tensor([[column, row, 8.0, 8.0, 0.0]])
     generator = torch.Generator().manual_seed(seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(augment, "TARGET_SHARE", 1.0)  # else one crop of five is placed anywhere
-        draws = [random_crop(clip, target, 32, generator) for _ in range(50)]
-    for cut, targets in draws:
+    for _ in range(50):
+        cut, targets = random_crop(clip, target, 32, 1.0, generator)
         assert cut.shape == (2, 32, 32) and len(targets) == 1
         low, high = targets[0, :2] - targets[0, 2:4] / 2, targets[0, :2] + targets[0, 2:4] / 2
         assert (low >= 0).all() and (high <= 32).all() and (targets[0, 2:4] >= 4).all()
 
 
+def test_share_of_crops_around_a_target():
+    """Few crops hold the target by chance."""
+    clip, target = torch.zeros(1, 256, 256, dtype=torch.uint8), torch.tensor([[128.0, 128.0, 8.0, 8.0, 0.0]])
+    generator = torch.Generator().manual_seed(0)
+    held = {s: sum(len(random_crop(clip, target, 32, s, generator)[1]) for _ in range(400)) for s in (0.0, 0.5, 1.0)}
+    assert held[0.0] < 40 and 180 < held[0.5] < 260 and held[1.0] == 400
+
+
 def test_crop_of_a_clip_without_targets():
-    clip, targets = random_crop(torch.zeros(2, 64, 64, dtype=torch.uint8), torch.zeros(0, 5), 32, torch.Generator())
+    empty, generator = torch.zeros(2, 64, 64, dtype=torch.uint8), torch.Generator()
+    clip, targets = random_crop(empty, torch.zeros(0, 5), 32, 1.0, generator)
     assert clip.shape == (2, 32, 32) and targets.shape == (0, 5)
 
 

@@ -12,14 +12,13 @@ from torchvision.transforms.v2 import functional
 
 from utils.clips import ClipDataset, ClipSample
 
-TARGET_SHARE = 0.8  # of the crops are placed around a target, the others anywhere
-
 
 @dataclass(frozen=True)
 class Augmentation:
     """What may happen to a clip; the defaults do nothing."""
 
     crop: int = 0  # side of a random crop in input pixels, a multiple of 32; 0: whole frames
+    target_share: float = 0.8  # of the crops are placed around a target, the others anywhere
     flip: bool = False  # mirrored and transposed at random
     photometric: float = 0.0  # gain by up to this share, offset by up to this share of the grey range
 
@@ -27,7 +26,7 @@ class Augmentation:
         """Change one sample; all chance comes from `generator`."""
         clip, targets = sample.clip, sample.targets
         if self.crop:
-            clip, targets = random_crop(clip, targets, self.crop, generator)
+            clip, targets = random_crop(clip, targets, self.crop, self.target_share, generator)
         if self.flip:
             clip, targets = random_flip(clip, targets, generator)
         if self.photometric:
@@ -37,13 +36,15 @@ class Augmentation:
         return replace(sample, clip=clip, targets=targets)
 
 
-def random_crop(clip: Tensor, targets: Tensor, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def random_crop(
+    clip: Tensor, targets: Tensor, side: int, target_share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Cut a square out of (T, H, W); targets (n, 5) whose centre is outside are dropped, the others clipped."""
     height, width = clip.shape[-2:]
     side_y, side_x = min(side, height), min(side, width)
     limits = torch.tensor([width - side_x, height - side_y])
     corner = (torch.rand(2, generator=generator) * (limits + 1)).long()
-    if len(targets) and torch.rand((), generator=generator) < TARGET_SHARE:
+    if len(targets) and torch.rand((), generator=generator) < target_share:
         centre = targets[torch.randint(len(targets), (), generator=generator), :2]
         inside = torch.rand(2, generator=generator) * (torch.tensor([side_x, side_y]) - 1)
         corner = torch.minimum((centre - inside).floor().long().clamp(min=0), limits)  # the centre stays inside

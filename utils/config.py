@@ -68,6 +68,8 @@ class TrainConfig:
 
     crop: int = 0
     """Train on random square crops of this many input pixels, mostly around targets; 0: whole frames."""
+    target_share: float = 0.8
+    """Share of the crops that are placed around a target; a smaller one shows more of what is no target."""
     flip: bool = False
     """Mirror and transpose training clips at random."""
     photometric: float = 0.0
@@ -108,6 +110,7 @@ class TrainConfig:
             (self.crop >= 0 and self.crop % 32 == 0, f"--crop {self.crop}: must be a multiple of 32, or 0 for none"),
             (0 < self.epoch_share <= 1, f"--epoch-share {self.epoch_share}: must be above 0 and at most 1"),
             (min(self.slices_layers) > 0, "--num-slices and --num-layers: must be 1 or more"),
+            (0 <= self.target_share <= 1, f"--target-share {self.target_share}: must be from 0 to 1"),
             (self.lr is None or self.lr > 0, f"--lr {self.lr}: must be above 0"),
             (0 <= self.photometric < 1, f"--photometric {self.photometric}: must be at least 0 and below 1"),
             (self.seed < 2**32, f"--seed {self.seed}: must be below 2^32"),
@@ -146,7 +149,7 @@ class TrainConfig:
 
     @property
     def augmentation(self) -> Augmentation:
-        return Augmentation(self.crop, self.flip, self.photometric)
+        return Augmentation(self.crop, self.target_share, self.flip, self.photometric)
 
     def annotations(self, split: Literal["train", "val"]) -> Path:
         """The annotation file of a split: as given, or the layout's own."""
