@@ -122,7 +122,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         epochs, values = _series(rows, name)
         losses.plot(epochs, values, label=name.replace("_", " "), marker="." if len(values) < 20 else None)
     losses.set(xlabel="epoch", ylabel="loss", yscale="log")
-    losses.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=6, fontsize=8)
     epochs, values = _series(rows, "val_mAP50")
     score.plot(epochs, [100 * value for value in values], marker="." if len(values) < 20 else None)
     score.set(xlabel="epoch", ylabel="validation mAP50 (%)", ylim=(0, 100))
