@@ -98,10 +98,11 @@ class ClipBatch:
     indices: Tensor
 
     def pin_memory(self) -> ClipBatch:
-        """The same batch in page-locked memory (the data loader calls it)."""
-        return ClipBatch(
-            self.clips.pin_memory(), [t.pin_memory() for t in self.targets], self.indices.pin_memory()
-        )
+        """The same batch with its clips in page-locked memory (the data loader calls it).
+
+        Targets stay: the loss pads them into a tensor of its own on the CPU.
+        """
+        return ClipBatch(self.clips.pin_memory(), self.targets, self.indices)
 
     def __getstate__(self) -> tuple:
         # From a worker every tensor travels as an open file: one for all targets, not one for each image.
