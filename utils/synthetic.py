@@ -1,19 +1,33 @@
 """Synthetic infrared sequences with small moving targets: presets, and one sequence from background to annotations.
 
 A sequence is made of a scene that stands still, a camera that drifts over it, targets that move relative to the scene,
-distractors that look the same but do not, occluders, and a sensor. Everything is drawn from one random generator.
+distractors that look the same but do not, occluders, and a sensor; real footage can take the place of scene, camera
+and sensor. Everything is drawn from one random generator.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from utils.synthetic_background import Rng, crop_scene, paint_scene
-from utils.synthetic_camera import Camera, Sensor, make_sensor, plan_camera, take_frames
+from utils.synthetic_camera import Camera, make_sensor, plan_camera, take_frames
+from utils.synthetic_footage import Footage, annotated_blobs, to_grey, track_camera
 from utils.synthetic_occluders import paint_occluder
-from utils.synthetic_targets import Blob, calibrate, hide, make_blob, measure_scr, paint, plan_track, still_track
+from utils.synthetic_targets import (
+    Blob,
+    calibrate,
+    hide,
+    make_blob,
+    measure_scr,
+    paint,
+    plan_track,
+    still_track,
+    stuck_track,
+)
 
 Range = tuple[float, float]
 
@@ -26,7 +40,7 @@ class SceneModel:
     scr: Range
     target_size: Range  # extent (four sigma) of a target
     targets: tuple[int, int]  # at the same time
-    distractors: tuple[int, int]
+    distractors: tuple[int, int]  # stand still on the ground
     speed: Range  # of a target relative to the background, a frame
     amplitude: Range = (15.0, 250.0)  # of a target's centre above its surroundings
     turn: float = 1.5  # deviation of a heading's rate, degrees a frame
@@ -43,6 +57,7 @@ class SceneModel:
     deviation: Range = (17.0, 26.0)  # of the background
     noise: Range = (1.5, 2.5)
     columns: Range = (0.3, 1.2)  # fixed column pattern
+    stuck: tuple[int, int] = (0, 0)  # distractors that stand still in the frame, as dirt and repaired pixels do
     dead_pixels: tuple[int, int] = (0, 2)
     vignetting: Range = (0.0, 0.1)  # loss in the corners, fraction
 
@@ -100,7 +115,7 @@ class Track:
     frames: np.ndarray
     boxes: np.ndarray
     scr: np.ndarray
-    asked_scr: float
+    asked_scr: float | None  # None: annotated in footage, never painted
 
 
 @dataclass(frozen=True)
@@ -142,11 +157,21 @@ def make_sequence(
         vignetting=rng.uniform(*model.vignetting),
     )
     levels = sensor.expose(take_frames(scene, camera))
-    blobs = _place_blobs(rng, model, camera, levels)
+    blobs = _place_blobs(rng, model, camera, levels, [])
     cover = _occlude(rng, model, camera, scene, kind, blobs)
     if cover is not None:
         levels = sensor.expose(take_frames(scene, camera))
-    return _finish(rng, levels, blobs, cover, sensor, kind)
+    return Sequence(*_finish(rng, levels, blobs, cover, sensor.read_out), kind)
+
+
+def make_sequence_in(rng: Rng, model: SceneModel, footage: Footage) -> Sequence:
+    """Paint targets and distractors of a scene model into real footage; the tracks annotated in it stay, first."""
+    camera = track_camera(footage.frames)
+    levels = footage.frames.astype(np.float32)
+    annotated = annotated_blobs(footage)
+    blobs = _place_blobs(rng, model, camera, levels, annotated)
+    frames, tracks = _finish(rng, levels, blobs, None, to_grey)
+    return Sequence(frames, (*(_track(blob, frames) for blob in annotated), *tracks), "footage")
 
 
 def _scale(rng: Rng, limits: Range) -> float:
@@ -154,24 +179,29 @@ def _scale(rng: Rng, limits: Range) -> float:
     return float(np.exp(rng.uniform(*np.log(limits))))
 
 
-def _place_blobs(rng: Rng, model: SceneModel, camera: Camera, levels: np.ndarray) -> list[Blob]:
-    """Targets, one after another in each of several slots, and distractors, apart from each other."""
+def _place_blobs(rng: Rng, model: SceneModel, camera: Camera, levels: np.ndarray, present: list[Blob]) -> list[Blob]:
+    """Targets, one after another in each of several slots, and distractors, apart from each other and those present."""
     blobs: list[Blob] = []
     frames = len(levels)
+
+    def place(path: Callable[[float], np.ndarray], moving: bool) -> Blob:
+        return _best_blob(rng, model, camera, levels, [*present, *blobs], path, moving)
+
     for _ in range(rng.integers(model.targets[0], model.targets[1] + 1)):
         start = 0
         while start <= frames - 8:
             enters = not model.confined and (start > 0 or rng.random() < 0.5)
-            blob = _best_blob(rng, model, camera, levels, blobs, start, enters)
+            blob = place(partial(plan_track, rng, camera, start, enters, model.turn, model.confined), True)
             if not blob.shown.any():
                 start += 8
                 continue
             blobs.append(blob)
             start = int(np.flatnonzero(blob.shown)[-1]) + 1 + int(rng.integers(3, 12))
-    for _ in range(rng.integers(model.distractors[0], model.distractors[1] + 1)):
-        blob = _best_blob(rng, model, camera, levels, blobs, None, False)
-        if blob.shown.any():
-            blobs.append(blob)
+    for track, (fewest, most) in ((still_track, model.distractors), (stuck_track, model.stuck)):
+        for _ in range(rng.integers(fewest, most + 1)):
+            blob = place(lambda speed, track=track: track(rng, camera), False)
+            if blob.shown.any():
+                blobs.append(blob)
     return blobs
 
 
@@ -181,22 +211,18 @@ def _best_blob(
     camera: Camera,
     levels: np.ndarray,
     others: list[Blob],
-    start: int | None,
-    enters: bool,
+    path: Callable[[float], np.ndarray],
+    moving: bool,
     tries: int = 12,
 ) -> Blob:
-    """The candidate, of several, that keeps clear of the others and reaches its SCR; `start` None: a distractor."""
+    """The candidate, of several, that keeps clear of the others and reaches its SCR; `path` draws one for a speed."""
     best, best_fault = None, np.inf
     scr = _scale(rng, model.scr)
     extent = rng.uniform(*model.target_size)
     side = max(model.box_side, round(extent)) if model.box_side else round(extent + 2 * model.box_margin)
     speed = _scale(rng, model.speed)
     for _ in range(tries):
-        if start is None:
-            path = still_track(rng, camera)
-        else:
-            path = plan_track(rng, camera, start, enters, speed, model.turn, model.confined)
-        blob = make_blob(rng, camera, path, extent, side, model.box_jitter, scr, start is not None)
+        blob = make_blob(rng, camera, path(speed), extent, side, model.box_jitter, scr, moving)
         fault = _crowding(blob, others, side)
         if blob.shown.sum() < min(8, len(levels) // 2) or fault > best_fault:
             fault += 10.0
@@ -251,9 +277,13 @@ def _occlude(
 
 
 def _finish(
-    rng: Rng, levels: np.ndarray, blobs: list[Blob], cover: np.ndarray | None, sensor: Sensor, kind: str
-) -> Sequence:
-    """Paint the blobs, read the sensor out, and measure what was written."""
+    rng: Rng,
+    levels: np.ndarray,
+    blobs: list[Blob],
+    cover: np.ndarray | None,
+    read_out: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, tuple[Track, ...]]:
+    """Paint the blobs and read the sensor out: frames (N, H, W) uint8, and the targets as measured in them."""
     blobs = [blob for blob in blobs if blob.shown.any()]
     painted = levels.copy()
     for blob in blobs:
@@ -263,11 +293,12 @@ def _finish(
         paint(blob, painted, cover, sign=-1)
         calibrate(rng, blob, painted, cover)
         paint(blob, painted, cover)
-    frames = sensor.read_out(painted)
-    tracks = []
-    for blob in blobs:
-        if blob.moving:
-            shown = np.flatnonzero(blob.shown)
-            scr = np.array([measure_scr(frames[k], blob.boxes[k]) for k in shown])
-            tracks.append(Track(shown, blob.boxes[shown], scr, blob.asked_scr))
-    return Sequence(frames, tuple(tracks), kind)
+    frames = read_out(painted)
+    return frames, tuple(_track(blob, frames) for blob in blobs if blob.moving)
+
+
+def _track(blob: Blob, frames: np.ndarray) -> Track:
+    """What is annotated of a target, with its SCR in the frames as written."""
+    shown = np.flatnonzero(blob.shown)
+    scr = np.array([measure_scr(frames[k], blob.boxes[k]) for k in shown])
+    return Track(shown, blob.boxes[shown], scr, blob.asked_scr)

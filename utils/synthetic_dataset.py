@@ -14,9 +14,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from utils.annotations import FrameRecord
 from utils.cli import UserError
 from utils.frames import read_frame, sequence_frames
-from utils.synthetic import SceneModel, make_sequence
+from utils.synthetic import SceneModel, make_sequence, make_sequence_in
+from utils.synthetic_footage import Run, find_runs, read_footage
 
 SPLITS = ("train", "test")
 LISTS = {"train": "coco_train_DAUB.txt", "test": "coco_val_DAUB.txt"}
@@ -35,6 +37,7 @@ class SequenceJob:
     frames: int
     frame_size: tuple[int, int]
     pictures: tuple[Path, ...]  # real backgrounds to choose from; none: a scene is drawn
+    window: tuple[FrameRecord, ...]  # consecutive annotated frames to paint into, in place of a scene; or none
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,19 @@ class SequenceRecord:
 
     name: str
     scene: str
+    frame_size: tuple[int, int]
     rows: tuple[tuple[int, int, tuple[int, int, int, int], float], ...]
-    asked_scr: tuple[float, ...]  # of each track
+    asked_scr: tuple[float | None, ...]  # of each track; None where it was annotated in footage
 
 
 def write_sequence(job: SequenceJob) -> SequenceRecord:
     """Make one sequence and write its frames; the same job gives the same bytes in any process."""
     rng = np.random.default_rng(np.random.SeedSequence([job.seed, job.split, job.index]))
-    picture = read_frame(job.pictures[rng.integers(len(job.pictures))]) if job.pictures else None
-    sequence = make_sequence(rng, job.model, job.frames, job.frame_size, picture)
+    if job.window:
+        sequence = make_sequence_in(rng, job.model, read_footage(job.window))
+    else:
+        picture = read_frame(job.pictures[rng.integers(len(job.pictures))]) if job.pictures else None
+        sequence = make_sequence(rng, job.model, job.frames, job.frame_size, picture)
     job.folder.mkdir(parents=True)
     for number, frame in enumerate(sequence.frames):
         Image.fromarray(frame).save(job.folder / f"{number}.bmp")
@@ -60,8 +67,8 @@ def write_sequence(job: SequenceJob) -> SequenceRecord:
         for track, item in enumerate(sequence.tracks)
         for frame, box, scr in zip(item.frames, item.boxes, item.scr, strict=True)
     ]
-    asked = tuple(round(item.asked_scr, 3) for item in sequence.tracks)
-    return SequenceRecord(job.folder.name, sequence.scene, tuple(sorted(rows)), asked)
+    asked = tuple(None if item.asked_scr is None else round(item.asked_scr, 3) for item in sequence.tracks)
+    return SequenceRecord(job.folder.name, sequence.scene, sequence.frames.shape[1:], tuple(sorted(rows)), asked)
 
 
 def write_dataset(
@@ -72,30 +79,38 @@ def write_dataset(
     frames: int,
     frame_size: tuple[int, int],
     backgrounds: Path | None = None,
+    footage: Path | None = None,
     workers: int = 1,
     overwrite: bool = False,
 ) -> dict[str, list[SequenceRecord]]:
     """Write train and test sequences under `output`; returns their records by split.
 
     Sequences are numbered through both splits (train data1.., then test), each with backgrounds and targets of its own.
-    `backgrounds` is a folder of real pictures: every fifth, at least one, serves the test split alone.
+    `backgrounds` is a folder of real pictures: every fifth, at least one, serves the test split alone. `footage` is an
+    annotation list or COCO JSON of real frames, which lie beside it or in the folder above; frames keep their size.
+    Every fifth of its sequences serves the test split alone, unless no test sequence is wanted.
     """
     _check(output, model, seed, sequences, frames, frame_size, workers)
+    if backgrounds and footage:
+        raise UserError("--backgrounds and --footage: give one of them")
     pictures = _split_pictures(backgrounds)
+    runs = _split_footage(footage, frames, sequences[1] > 0)
     _prepare(output, overwrite)
     jobs = {split: [] for split in SPLITS}
     for number, split in enumerate(SPLITS):
         for index in range(sequences[number]):
             name = f"data{1 + index + number * sequences[0]}"
             folder = output / "images" / split / name
-            job = SequenceJob(folder, seed, number, index, model, frames, frame_size, pictures[split])
+            window = _choose_window(runs[split], frames, [seed, number, index]) if footage else ()
+            job = SequenceJob(folder, seed, number, index, model, frames, frame_size, pictures[split], window)
             jobs[split].append(job)
     made = _run([job for split in SPLITS for job in jobs[split]], workers)
     records = {split: [next(made) for _ in jobs[split]] for split in SPLITS}
     for split in SPLITS:
-        _write_annotations(output, split, records[split], frames, frame_size)
+        _write_annotations(output, split, records[split], frames)
     settings = {"seed": seed, "sequences": sequences, "frames": frames, "image_size": frame_size}
     settings["backgrounds"] = None if backgrounds is None else str(backgrounds)
+    settings["footage"] = None if footage is None else str(footage)
     (output / SETTINGS).write_text(json.dumps({**settings, "scene_model": asdict(model)}, indent=1) + "\n")
     return records
 
@@ -114,7 +129,8 @@ def _check(output, model, seed, sequences, frames, frame_size, workers) -> None:
         raise UserError(f"--image-size {frame_size[0]} {frame_size[1]}: sides must be 64 to 2048 pixels")
     if workers < 1:
         raise UserError(f"--workers {workers}: must be 1 or more")
-    limits = {"scr": (0.5, 50), "target_size": (1, 15), "speed": (0.02, 8), "targets": (0, 20), "distractors": (0, 50)}
+    limits = {"scr": (0.5, 50), "target_size": (1, 15), "speed": (0.02, 8), "targets": (0, 20)}
+    limits |= {"distractors": (0, 50), "stuck": (0, 50)}
     for name, (low, high) in limits.items():
         first, last = getattr(model, name)
         if not low <= first <= last <= high:
@@ -133,6 +149,32 @@ def _split_pictures(folder: Path | None) -> dict[str, tuple[Path, ...]]:
         raise UserError(f"--backgrounds {folder}: {len(pictures)} pictures; train and test need at least one each")
     test = set(pictures[4::5] or pictures[-1:])
     return {"train": tuple(p for p in pictures if p not in test), "test": tuple(p for p in pictures if p in test)}
+
+
+def _split_footage(annotation_file: Path | None, frames: int, for_test: bool) -> dict[str, list[Run]]:
+    """Runs of real frames by split, no folder in both."""
+    if annotation_file is None:
+        return {split: [] for split in SPLITS}
+    runs = find_runs(annotation_file, frames)
+    folders = sorted({run[0].path.parent for run in runs})
+    if for_test and len(folders) < 2:
+        raise UserError(
+            f"--footage {annotation_file}: one sequence has {frames} frames; train and test need one each"
+        )
+    test = set(folders[4::5] or folders[-1:]) if for_test else set()
+    return {
+        "train": [run for run in runs if run[0].path.parent not in test],
+        "test": [run for run in runs if run[0].path.parent in test],
+    }
+
+
+def _choose_window(runs: list[Run], frames: int, seed: list[int]) -> Run:
+    """`frames` consecutive frames out of all runs; every place is as likely as any other."""
+    places = np.array([len(run) - frames + 1 for run in runs])
+    place = int(np.random.default_rng(np.random.SeedSequence([*seed, 1])).integers(places.sum()))
+    number = int(np.searchsorted(places.cumsum(), place, side="right"))
+    start = place - int(places[:number].sum())
+    return runs[number][start : start + frames]
 
 
 def _prepare(output: Path, overwrite: bool) -> None:
@@ -163,13 +205,11 @@ def _run(jobs: list[SequenceJob], workers: int) -> Iterator[SequenceRecord]:
         yield from tqdm(pool.map(write_sequence, jobs), **bar)
 
 
-def _write_annotations(
-    output: Path, split: str, records: list[SequenceRecord], frames: int, frame_size: tuple[int, int]
-) -> None:
+def _write_annotations(output: Path, split: str, records: list[SequenceRecord], frames: int) -> None:
     """COCO JSON and annotation list of one split; the list has a line for every frame, boxes or not."""
-    height, width = frame_size
     images, annotations, tracks, lines = [], [], [], []
     for record in records:
+        height, width = record.frame_size
         boxes = {number: [] for number in range(frames)}
         for number, track, box, scr in record.rows:
             boxes[number].append((len(tracks) + 1 + track, box, scr))

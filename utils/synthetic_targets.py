@@ -30,7 +30,7 @@ class Blob:
     shown: np.ndarray  # (N,) bool: in view and not hidden
     boxes: np.ndarray  # (N, 4) int x1, y1, x2, y2, valid where shown
     sigma: float  # pixels
-    asked_scr: float
+    asked_scr: float | None  # None: annotated in footage, never painted
     amplitude: np.ndarray  # (N,) grey levels of a centred pixel
     moving: bool
 
@@ -69,7 +69,7 @@ def point_spread(length: int, centre: float, sigma: float) -> np.ndarray:
 
 
 def plan_track(
-    rng: Rng, camera: Camera, start: int, enters: bool, speed: float, turn: float, confined: bool
+    rng: Rng, camera: Camera, start: int, enters: bool, turn: float, confined: bool, speed: float
 ) -> np.ndarray:
     """Scene positions (N, 2) of a target from frame `start` on (NaN before): steady, with slow turns.
 
@@ -116,6 +116,12 @@ def still_track(rng: Rng, camera: Camera) -> np.ndarray:
     frames = len(camera.transforms)
     place = rng.uniform(0.03, 0.97, 2) * np.array(camera.frame_size[::-1])
     return np.tile(camera.to_scene(int(rng.integers(frames)), place), (frames, 1))
+
+
+def stuck_track(rng: Rng, camera: Camera) -> np.ndarray:
+    """Scene positions (N, 2) of a distractor that is fixed to the sensor: the camera carries it over the scene."""
+    place = np.floor(rng.uniform(0.03, 0.97, 2) * np.array(camera.frame_size[::-1])) + rng.uniform(0.2, 0.8, 2)
+    return np.array([camera.to_scene(frame, place) for frame in range(len(camera.transforms))])
 
 
 def make_blob(

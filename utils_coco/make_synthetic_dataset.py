@@ -36,14 +36,16 @@ class Config:
     speed: tuple[float, float] | None = None  # of targets relative to the background, pixels a frame
     targets: tuple[int, int] | None = None  # at the same time
     distractors: tuple[int, int] | None = None  # points that look like targets and stand still on the ground
+    stuck: tuple[int, int] | None = None  # the same, but standing still in the frame
     backgrounds: Path | None = None  # folder of real pictures to fly over instead of drawn scenes
+    footage: Path | None = None  # annotation list or COCO JSON of real frames to paint into; their targets stay
     workers: int = max(1, os.cpu_count() or 1)  # processes
     overwrite: bool = False  # replace a data set that this command wrote earlier
 
 
 def main(config: Config) -> None:
     """Write the data set and say in a line what it holds."""
-    names = ("scr", "target_size", "speed", "targets", "distractors")
+    names = ("scr", "target_size", "speed", "targets", "distractors", "stuck")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     model = replace(PRESETS[config.preset], **given)
     records = write_dataset(
@@ -54,6 +56,7 @@ def main(config: Config) -> None:
         frames=config.frames,
         frame_size=config.image_size,
         backgrounds=config.backgrounds,
+        footage=config.footage,
         workers=config.workers,
         overwrite=config.overwrite,
     )
