@@ -53,8 +53,8 @@ def test_the_camera_is_followed_through_noise():
     found = track_camera(np.clip(np.rint(frames), 0, 255).astype(np.uint8))
     for corner in [(20.0, 20.0), (72.0, 64.0), (120.0, 100.0)]:
         for frame in range(19):  # where a point of the ground is in the next frame
-            expected = truth.to_frame(frame + 1, truth.to_scene(frame, np.array(corner)))
-            assert found.to_frame(frame + 1, found.to_scene(frame, np.array(corner))) == pytest.approx(expected, abs=0.15)
+            expected, got = (c.to_frame(frame + 1, c.to_scene(frame, np.array(corner))) for c in (truth, found))
+            assert got == pytest.approx(expected, abs=0.15)
 
 
 def test_frames_without_structure_stand_still():
