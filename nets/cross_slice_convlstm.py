@@ -21,6 +21,8 @@ from torch.nn.functional import (
     scaled_dot_product_attention,
 )
 
+from nets.checkpointing import checkpointed
+
 TOKEN_SIDE = 32  # a channel is pooled to 32 x 32 and is one token of 1024 numbers
 
 
@@ -197,15 +199,18 @@ class CrossSliceConvLSTM(nn.Module):
             CrossSliceNode(channels, attention_dropout, motion=index < last) for index in range(last + 1)
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the last node's h sequence (T, B, C, H, W) and its last cell state (B, C, H, W)."""
+    def forward(self, x: Tensor, recompute: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the last node's h sequence (T, B, C, H, W) and its last cell state (B, C, H, W).
+
+        With `recompute` a node's inner results are not kept for the backward pass, but computed again.
+        """
         q: Tensor | None = None
         previous_slice: list[NodeOutput | None] = [None] * self.num_layers
         for index, node in enumerate(self.nodes):
             layer = index % self.num_layers
             below = previous_slice[layer]
             m_h, m_c = (None, None) if below is None else (below.motion_hidden, below.motion_cell)
-            output = node(x, q, m_h, m_c)
+            output = checkpointed(node, x, q, m_h, m_c) if recompute else node(x, q, m_h, m_c)
             previous_slice[layer] = output
             x, q = output.hidden, output.motion_hidden
         return x, output.cell_last

@@ -96,6 +96,8 @@ class TrainConfig:
     """Mixed precision of the network; losses stay in float32."""
     channels_last: bool = False
     """Keep images and kernels channels-last in memory."""
+    recompute: Literal["off", "extractor", "motion", "both"] = "off"
+    """Gradient checkpointing: parts that compute their inner results twice rather than keep them in memory."""
 
     def __post_init__(self) -> None:
         height, width = self.input_size

@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_convert
 from tqdm import tqdm
 
-from nets import SSTNet, VideoStream
+from nets import SSTNet, VideoStream, inference_form
 from nets.yolox_head import decode_output
 from utils.annotations import Annotations
 from utils.checkpoint import load_network
@@ -139,7 +139,7 @@ def plan_blocks(annotations: Annotations, num_frames: int, input_size: tuple[int
 
 
 class Detector:
-    """A network with its input size and protocol.
+    """A network, in its inference form, with its input size and protocol.
 
     `min_confidence`, `nms` (IoU) and `max_detections` are those of the published evaluation. `chunk`
     consecutive frames go through the network together. `repeat_key_frame` makes it a single-frame detector.
@@ -161,7 +161,7 @@ class Detector:
         if any(side <= 0 or side % 32 for side in input_size):
             raise UserError(f"input size {input_size[0]} x {input_size[1]}: both sides must be multiples of 32")
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self.model = inference_form(model).to(self.device)
         self.class_names = tuple(class_names)
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.resize = resize

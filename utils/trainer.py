@@ -27,6 +27,7 @@ from utils.optimizer import build_optimizer, initialise
 from utils.runlog import RunLog, make_run_dir
 from utils.schedule import Schedule, scaled_rates
 
+RECOMPUTE = {"off": (), "extractor": ("extractor",), "motion": ("motion",), "both": ("extractor", "motion")}
 TERMS = ("total", "iou", "obj", "cls", "motion")
 NAMED_CLIPS = 4  # of a batch whose loss is not finite
 
@@ -90,7 +91,7 @@ class Trainer:
         slices, layers = config.slices_layers
         model = SSTNet(
             len(self.class_names), config.num_frames, slices, layers, config.depth, config.width,
-            config.attention_dropout,
+            config.attention_dropout, RECOMPUTE[config.recompute],
         )
         initialise(model, config.init)
         if config.pretrained and fresh:
