@@ -66,8 +66,8 @@ class Config:
     """Detect and score on frames without annotations too (the published protocol skips them)."""
     published: Literal["auto", "none", "DAUB", "IRDST", "ITSDT-15K", "DMIST-60", "DMIST-100"] = "auto"
     """Published curves under the PR curve; auto: those of the data set that the data root is named after."""
-    chunk: int = 8
-    """Consecutive frames that go through the network together."""
+    chunk: int = 0
+    """Consecutive frames that go through the network together; 0: as many as suit the device and the input size."""
     speed_frames: int = 100
     """Frames to time at most, after the detection; 0: no timing."""
 
@@ -102,7 +102,7 @@ def _check(config: Config) -> None:
     for name in ("confidence", "nms", "min_confidence"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)} is not between 0 and 1")
-    for name, least in (("max_detections", 1), ("chunk", 1), ("speed_frames", 0)):
+    for name, least in (("max_detections", 1), ("chunk", 0), ("speed_frames", 0)):
         if getattr(config, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)} is less than {least}")
     make_folder(config.output)

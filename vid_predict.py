@@ -56,8 +56,8 @@ class Config:
     """How a frame is fitted into the input: letterbox keeps its proportions."""
     nms: float = 0.65
     """IoU above which the weaker of two detections is dropped."""
-    chunk: int = 8
-    """Consecutive frames that go through the network together."""
+    chunk: int = 0
+    """Consecutive frames that go through the network together; 0: as many as suit the device and the input size."""
 
 
 def main(config: Config) -> None:
@@ -65,8 +65,8 @@ def main(config: Config) -> None:
     for name in ("confidence", "nms"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be between 0 and 1")
-    if config.chunk < 1:
-        raise UserError(f"--chunk {config.chunk}: must be 1 or more")
+    if config.chunk < 0:
+        raise UserError(f"--chunk {config.chunk}: must be 0 or more")
     source = open_source(config.source, config.fps)
     detector = Detector.from_file(
         config.weights,

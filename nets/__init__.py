@@ -4,7 +4,7 @@ Imports nothing else of this project.
 """
 
 from nets.inference import inference_form
-from nets.sstnet import SSTNet, VideoStream
+from nets.sstnet import SSTNet, VideoStream, frames_together
 from nets.yolox_loss import YOLOXLoss
 
-__all__ = ["SSTNet", "VideoStream", "YOLOXLoss", "inference_form"]
+__all__ = ["SSTNet", "VideoStream", "YOLOXLoss", "frames_together", "inference_form"]

@@ -88,13 +88,15 @@ class SSTNet(nn.Module):
         """Head output of clips given as features: T x (B, C, h, w) -> (B, 5 + K, h, w)."""
         return self.head(self.neck(features, reference_halves))
 
-    def forward_video(self, frames: Tensor, chunk: int = 8) -> Tensor:
+    def forward_video(self, frames: Tensor, chunk: int | None = None) -> Tensor:
         """Output for the clip that ends at each of N consecutive frames, the first one being a sequence's first.
 
         (N, 3, H, W) -> (N, 5 + K, H/8, W/8), equal to `model(clip_k)` for every k; each frame is extracted once.
-        For inference: evaluation mode, no gradient.
+        `chunk` frames go through the network together (default: `frames_together`). For inference: evaluation mode,
+        no gradient.
         """
         stream = VideoStream(self)
+        chunk = chunk or frames_together(frames.shape[-2:], frames.device)
         return torch.cat([stream.push(part) for part in frames.split(chunk)])
 
     def train(self, mode: bool = True) -> SSTNet:
@@ -110,6 +112,15 @@ class SSTNet(nn.Module):
             raise ValueError(f"expected {dims} dimensions with 3 channels second, got {tuple(frames.shape)}")
         if height % 32 or width % 32:
             raise ValueError(f"height and width must be multiples of 32, not {height} x {width}")
+
+
+def frames_together(size: tuple[int, int], device: torch.device) -> int:
+    """How many consecutive frames (H, W) to push through the network at once.
+
+    A CPU is fastest when the maps of a pass stay in its caches, a GPU when a pass fills it.
+    """
+    pixels = 512 * 512 if device.type == "cpu" else 8 * 512 * 512
+    return min(max(pixels // (size[0] * size[1]), 1), 64)
 
 
 class VideoStream:
