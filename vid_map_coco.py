@@ -15,7 +15,8 @@ from utils.annotations import Annotations, load_annotations
 from utils.cli import UserError, run_command
 from utils.config import choose_device
 from utils.detector import Detector
-from utils.evaluation import Evaluation, evaluate
+from utils.evaluation import evaluate
+from utils.evaluation_metrics import Evaluation
 from utils.evaluation_report import format_report, make_folder, read_json, write_json, write_metrics
 from utils.figures import PublishedCurves, load_published_curves, save_pr_figure
 from utils.speed import measure_speed, speed_sample

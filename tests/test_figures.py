@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from utils.cli import UserError
-from utils.evaluation import curve_precision, harmonic_mean
+from utils.evaluation_metrics import curve_precision, harmonic_mean
 from utils.figures import load_published_curves, save_pr_figure
 
 DATASETS = ("DAUB", "IRDST", "ITSDT-15K", "DMIST-60", "DMIST-100")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli import UserError
-from utils.evaluation import Evaluation, OperatingPoint
+from utils.evaluation_metrics import Evaluation, OperatingPoint
 from utils.pd_fa import CENTRE_DISTANCE
 
 

@@ -98,7 +98,8 @@ def match_frame(detections: Detections, targets: np.ndarray) -> tuple[np.ndarray
     )
     image = np.zeros(len(detections), np.int64)
     boxes = _corners_to_sides(detections.boxes)
-    return match_centres(truth, Results(image, detections.classes, boxes, detections.scores))
+    matches = match_centres(truth, Results(image, detections.classes, boxes, detections.scores))
+    return np.isfinite(matches.found_at), matches.false_alarm
 
 
 def _corners_to_sides(boxes: np.ndarray) -> np.ndarray:
