@@ -81,7 +81,7 @@ class Annotator:
             _draw_inset(picture, mark, crop, place, str(number) if len(placed) > 1 else "")
         numbers = {id(mark): f"{number}: " for number, (mark, _, _) in enumerate(placed, start=1)}
         for mark in marks:
-            for line in _mark_lines(mark.pixels().grown(GAP + 1), mark.kind):
+            for line in mark_lines(mark.pixels().grown(GAP + 1), mark.kind):
                 picture.fill(line, COLOURS[mark.kind])
         for mark in marks:
             number = numbers.get(id(mark), "") if len(placed) > 1 else ""
@@ -157,15 +157,15 @@ class _Picture:
         """Write beside the mark at the first free place; nowhere if there is none."""
         if not text:
             return
-        strokes, halo = _text_masks(text, self.font_size)
+        strokes, halo = text_masks(text, self.font_size)
         height, width = strokes.shape
         place = next(filter(self.is_free, _label_places(mark.pixels().grown(GAP + 1), width, height)), None)
         if place is not None:
             self.take(place)
-            _blend(self.rgb[self._window(place)], strokes, halo, COLOURS[mark.kind])
+            blend(self.rgb[self._window(place)], strokes, halo, COLOURS[mark.kind])
 
 
-def _mark_lines(rect: Rect, kind: Kind) -> Iterator[Rect]:
+def mark_lines(rect: Rect, kind: Kind) -> Iterator[Rect]:
     """One-pixel lines on the border of `rect`: corners, or for a missed target the middles of its sides."""
     left, top, right, bottom = rect
     across, down = right - left, bottom - top
@@ -218,19 +218,19 @@ def _draw_inset(picture: _Picture, mark: Mark, crop: Rect, place: Rect, number: 
     inset = _Picture(enlarged, [])
     corners = (mark.box.reshape(2, 2) - (crop.left, crop.top)) * MAGNIFICATION
     outline = Mark(corners.reshape(4), mark.kind).pixels().grown(1)
-    for line in _mark_lines(outline, mark.kind):
+    for line in mark_lines(outline, mark.kind):
         inset.fill(line, colour)
     if number:
-        strokes, halo = _text_masks(number, picture.font_size)
+        strokes, halo = text_masks(number, picture.font_size)
         height, width = strokes.shape
-        _blend(inset.rgb[2 : 2 + height, 3 : 3 + width], strokes, halo, colour)
+        blend(inset.rgb[2 : 2 + height, 3 : 3 + width], strokes, halo, colour)
     picture.fill(place.grown(2), (0, 0, 0))
     picture.fill(place.grown(1), colour)
     picture.rgb[place.top : place.bottom, place.left : place.right] = inset.rgb
 
 
 @lru_cache(maxsize=1024)
-def _text_masks(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+def text_masks(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Opacity (h, w) float32 in 0..1 of a text's strokes and of the dark halo that keeps it legible."""
     font = ImageFont.load_default(size)
     left, top, right, bottom = (int(value) for value in font.getbbox(text, stroke_width=1))
@@ -242,7 +242,7 @@ def _text_masks(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     return masks[0] ** 0.6, masks[1]  # thin strokes would lose their colour
 
 
-def _blend(region: np.ndarray, strokes: np.ndarray, halo: np.ndarray, colour: tuple[int, int, int]) -> None:
+def blend(region: np.ndarray, strokes: np.ndarray, halo: np.ndarray, colour: tuple[int, int, int]) -> None:
     """Put a text onto `region` (h, w, 3), in place."""
     dark = region * (1 - 0.75 * halo[..., None])
     region[:] = np.rint(dark * (1 - strokes[..., None]) + strokes[..., None] * np.array(colour, np.float32))
