@@ -49,6 +49,7 @@ class Mark:
     box: np.ndarray
     kind: Kind = "detection"
     text: str = ""
+    trail: np.ndarray | tuple = ()  # (n, 2) x, y of its centre in earlier frames, oldest first, and now
 
     def pixels(self) -> Rect:
         """The pixels that the box touches."""
@@ -76,6 +77,8 @@ class Annotator:
     def draw(self, grey: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
         """Grey frame (h, w) uint8 and marks, most important first -> RGB (h, w, 3) uint8 of the same size."""
         picture = _Picture(grey, marks)
+        for mark in marks:
+            picture.draw_trail(mark.trail, COLOURS[mark.kind])
         placed = self._place_insets(picture, marks) if self.insets else []
         for number, (mark, crop, place) in enumerate(placed, start=1):
             _draw_inset(picture, mark, crop, place, str(number) if len(placed) > 1 else "")
@@ -152,6 +155,18 @@ class _Picture:
         """Fill what lies inside the picture, except pixels of targets."""
         window = self._window(rect)
         self.rgb[window][~self.targets[window]] = colour
+
+    def draw_trail(self, trail: np.ndarray | tuple, colour: tuple[int, int, int]) -> None:
+        """A one-pixel line through the points, fading towards the first; pixels of targets stay as they are."""
+        if len(trail) < 2:
+            return
+        strength = np.zeros(self.grey.shape, np.uint8)
+        points = np.rint(trail).astype(int).tolist()
+        for n, (start, end) in enumerate(zip(points, points[1:], strict=False), start=1):
+            cv2.line(strength, start, end, int(255 * n / len(points)))
+        line = (strength > 0) & ~self.targets
+        opacity = strength[line, None] / 255 * 0.8
+        self.rgb[line] = np.rint(self.rgb[line] * (1 - opacity) + opacity * np.array(colour)).astype(np.uint8)
 
     def label(self, text: str, mark: Mark) -> None:
         """Write beside the mark at the first free place; nowhere if there is none."""

@@ -22,6 +22,7 @@ class CentreMatches:
     """
 
     hit: np.ndarray  # (D,) bool: the detection hits a target
+    target: np.ndarray  # (D,) which one, when all detections count; -1: none
     false_alarm: np.ndarray  # (D,) bool: it hits none and lies in no crowd region
     found_at: np.ndarray  # (G,) highest confidence at which the target is hit; -inf: at none, or a crowd region
 
@@ -43,13 +44,15 @@ def match_centres(truth: GroundTruth, results: Results, radius: float = CENTRE_D
         nearest.setdefault(d, away)
     scores = dict(zip(detection.tolist(), results.scores[detection].tolist(), strict=True))
     owner: dict[int, int] = {}  # target -> its detection
-    hit = np.zeros(len(results), dtype=bool)
     found_at = np.full(len(truth.image), -np.inf)
     for d in sorted(reach, key=lambda d: (-scores[d], nearest[d], d)):
         found = _place(d, reach, owner, set())
         if found is not None:
-            hit[d], found_at[found] = True, scores[d]
-    return CentreMatches(hit, ~hit & ~inside_crowd(truth, results), found_at)
+            found_at[found] = scores[d]
+    target_of = np.full(len(results), -1, dtype=np.int64)
+    target_of[list(owner.values())] = list(owner)  # who is placed once stays placed
+    hit = target_of >= 0
+    return CentreMatches(hit, target_of, ~hit & ~inside_crowd(truth, results), found_at)
 
 
 def _place(detection: int, reach: dict[int, list[int]], owner: dict[int, int], tried: set[int]) -> int | None:
