@@ -163,9 +163,10 @@ class _Picture:
         strength = np.zeros(self.grey.shape, np.uint8)
         points = np.rint(trail).astype(int).tolist()
         for n, (start, end) in enumerate(zip(points, points[1:], strict=False), start=1):
-            cv2.line(strength, start, end, int(255 * n / len(points)))
+            cv2.line(strength, start, end, int(80 + 150 * n / len(points)))
         line = (strength > 0) & ~self.targets
-        opacity = strength[line, None] / 255 * 0.8
+        self.taken |= line
+        opacity = strength[line, None] / 255
         self.rgb[line] = np.rint(self.rgb[line] * (1 - opacity) + opacity * np.array(colour)).astype(np.uint8)
 
     def label(self, text: str, mark: Mark) -> None:

@@ -16,7 +16,7 @@ from utils.evaluation_input import GroundTruth, Results
 from utils.pd_fa import CentreMatches, match_centres
 from utils.video import Frame, Source
 
-TRAIL = 40  # places of a track that its line goes through, at most
+TRAIL = 90  # places of a track that its line goes through, at most
 
 
 class Truth:
