@@ -21,10 +21,9 @@ from PIL import Image
 from nets import SSTNet
 from utils.checkpoint import save_weights
 from utils.cli import run_command
-from utils.detector import Detections, Detector, coco_results
+from utils.detector import Detector, coco_results
 from utils.frames import read_frame
-from utils.overlay import Truth, match_frame
-from utils.prediction_files import JsonList
+from utils.overlay import Truth
 from utils.video import Frame, open_source
 from vid_predict import Config, detect_frames, main
 
@@ -235,17 +234,6 @@ def test_the_samples_annotations_fit_the_sample_videos(weights, tmp_path, capsys
         assert len(entry["boxes"]) == entry["frames"]
 
 
-def test_a_frame_is_matched_by_centre_distance_and_class():
-    detections = Detections(
-        np.array([[10, 10, 18, 18], [50, 50, 58, 58], [81, 80, 89, 88]], np.float32), np.ones(3), np.array([0, 0, 1])
-    )
-    targets = np.array([[12, 11, 20, 19, 0], [50, 54, 58, 62, 0], [80, 80, 88, 88, 0]], np.float32)
-    matches = match_frame(detections, targets)
-    assert matches.target.tolist() == [0, -1, -1]  # 2.2 pixels off; 4 pixels off; another class
-    assert matches.false_alarm.tolist() == [False, True, True]
-    assert match_frame(detections, np.zeros((0, 5), np.float32)).false_alarm.all()
-
-
 def test_memory_does_not_grow_with_the_source(weights):
     """Of 120 frames that stream through, no more than a few chunks are alive at any time."""
     alive: list[weakref.ref] = []
@@ -293,24 +281,6 @@ def test_ctrl_c_and_sigterm_leave_a_playable_video_and_valid_json(weights, tmp_p
     assert ids == sorted(ids) and max(ids) <= written + 1
     assert len((tmp_path / "tracks.txt").read_text().splitlines()) == len(ids)
     assert " frames, " in capsys.readouterr().out
-
-
-def test_the_json_list_is_valid_after_every_step(tmp_path):
-    path = tmp_path / "list.json"
-    growing = JsonList(path)
-    assert json.loads(path.read_text()) == []
-    growing.extend([{"a": 1}, {"a": 2}])
-    assert json.loads(path.read_text()) == [{"a": 1}, {"a": 2}]
-    growing.extend([])
-
-    def interrupted():
-        yield {"a": 3}
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        growing.extend(interrupted())
-    growing.close()
-    assert json.loads(path.read_text()) == [{"a": 1}, {"a": 2}, {"a": 3}]
 
 
 def test_a_truncated_frame_stops_with_what_came_before(weights, clip, tmp_path, capfd):

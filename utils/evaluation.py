@@ -81,29 +81,14 @@ def score(
     scores = run_cocoeval(truth, detections, max_detections)
     centres = match_centres(truth, detections)
     _note_gaps(truth, detections, scores.matches, confidence, notes)
-    centre_hits = centres.found_at >= confidence  # (G,)
-    alarm_frames = detections.image[centres.false_alarm & (detections.scores >= confidence)]
-    matches, (targets, sizes) = scores.matches, (int((~truth.crowd).sum()), truth.sizes)
-    hits = np.zeros(len(truth.image), dtype=bool)
-    hits[~truth.crowd] = matches.found_at >= confidence
-    names, sequence = number_sequences(truth.file_names)
-    shared = (centre_hits, alarm_frames)
-    if resamples and len(names) < 2:
-        notes.append("one sequence: no intervals, which are drawn over sequences")
     evaluation = Evaluation(
         published=_published(scores, notes),
         coco=_coco_table(scores),
-        operating_point=operating_point(matches, confidence),
-        best_f1=best_f1_point(matches),
-        pd_fa=pd_fa(np.count_nonzero(centre_hits), targets, len(alarm_frames), sizes),
-        intervals=bootstrap_intervals(matches, truth, sequence, confidence, *shared, resamples),
-        per_sequence=per_sequence(truth, matches, confidence, *shared),
-        per_size=per_size(truth, hits, centre_hits),
-        per_scr=() if contrast is None else per_scr(truth, contrast, hits, centre_hits),
-        counts=Counts(len(truth.image_ids), targets, len(detections)),
         pr_curve=tuple(np.maximum(scores.precision[0, :, 0, 0], 0.0).tolist()),
-        pd_fa_curve=pd_fa_curve(centres, detections.scores, targets, sizes),
-        confidences=confidence_histogram(matches),
+        **_by_iou(scores.matches, confidence),
+        **_by_centre(truth, detections, centres, confidence),
+        **_of_parts(truth, detections, scores.matches, centres, contrast, confidence, resamples, notes),
+        counts=Counts(len(truth.image_ids), int((~truth.crowd).sum()), len(detections)),
         categories=truth.category_names,
         protocol={
             **(protocol or {}),
@@ -115,7 +100,52 @@ def score(
         speed=dict(speed or {}),
         notes=tuple(notes),
     )
-    return Scored(evaluation, truth, detections, matches, centres, contrast)
+    return Scored(evaluation, truth, detections, scores.matches, centres, contrast)
+
+
+def _by_iou(matches: Matches, confidence: float) -> dict[str, Any]:
+    return {
+        "operating_point": operating_point(matches, confidence),
+        "best_f1": best_f1_point(matches),
+        "confidences": confidence_histogram(matches),
+    }
+
+
+def _by_centre(truth: GroundTruth, found: Results, centres: CentreMatches, confidence: float) -> dict[str, Any]:
+    targets = int((~truth.crowd).sum())
+    hits = np.count_nonzero(centres.found_at >= confidence)
+    alarms = np.count_nonzero(centres.false_alarm & (found.scores >= confidence))
+    return {
+        "pd_fa": pd_fa(hits, targets, alarms, truth.sizes),
+        "pd_fa_curve": pd_fa_curve(centres, found.scores, targets, truth.sizes),
+    }
+
+
+def _of_parts(
+    truth: GroundTruth,
+    found: Results,
+    matches: Matches,
+    centres: CentreMatches,
+    contrast: np.ndarray | None,
+    confidence: float,
+    resamples: int,
+    notes: list[str],
+) -> dict[str, Any]:
+    """Figures by sequence, size and contrast, and the intervals, which come of the sequences."""
+    hits = np.zeros(len(truth.image), dtype=bool)
+    hits[~truth.crowd] = matches.found_at >= confidence
+    centre_hits = centres.found_at >= confidence  # (G,)
+    alarm_frames = found.image[centres.false_alarm & (found.scores >= confidence)]
+    names, sequence = number_sequences(truth.file_names)
+    if resamples and len(names) < 2:
+        notes.append("one sequence: no intervals, which are drawn over sequences")
+    shared = (centre_hits, alarm_frames)
+    return {
+        "per_sequence": per_sequence(truth, matches, confidence, *shared),
+        "per_size": per_size(truth, hits, centre_hits),
+        "per_scr": () if contrast is None else per_scr(truth, contrast, hits, centre_hits),
+        "intervals": bootstrap_intervals(matches, truth, sequence, confidence, *shared, resamples),
+    }
 
 
 def _contrast(coco: dict, scr: Sequence[float] | None) -> np.ndarray | None:
