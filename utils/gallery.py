@@ -204,7 +204,7 @@ class Gallery:
     def _near(self, frame: int, window: Rect, confidence: float) -> np.ndarray:
         """The detections to show in the window, the most confident first.
 
-        All of `confidence` or more; of the others the best, unless it only repeats one of those.
+        All of `confidence` or more; of the others the best near the middle, unless it only repeats one of those.
         """
         found = self.scored.detections
         own = np.flatnonzero(found.image == frame)
@@ -213,7 +213,9 @@ class Gallery:
         own = own[np.argsort(-found.scores[own], kind="stable")]
         shown = own[found.scores[own] >= confidence]
         apart = np.linalg.norm(found.centres(own)[:, None] - found.centres(shown), axis=-1)  # (own, shown)
-        unsure = own[(found.scores[own] < confidence) & (apart > SIDE / 4).all(axis=1)]
+        middle = np.array([window.left + window.right, window.top + window.bottom]) / 2
+        central = np.linalg.norm(found.centres(own) - middle, axis=1) <= SIDE / 4
+        unsure = own[(found.scores[own] < confidence) & central & (apart > SIDE / 4).all(axis=1)]
         return np.append(shown, unsure[:1])
 
 
