@@ -104,8 +104,11 @@ def main(config: Config) -> None:
     sections = _gallery(config, runs, annotations, clip)
     report = config.output / "report.html"
     save_report(report, evaluations, figures, sections)
-    print(format_results(evaluations))
-    print(f"\nmetrics: {metrics}\nfigures: {', '.join(map(str, figures.values()))}\nreport:  {report}")
+    print(f"{format_results(evaluations)}\n")
+    detections = config.detections or [config.output / "detections.json"]
+    for what, paths in (("detections", detections), ("metrics", [metrics]), ("figures", figures.values())):
+        print(f"{what + ':':<11} {', '.join(map(str, paths))}")
+    print(f"report:     {report}")
 
 
 def _check(config: Config) -> None:
@@ -169,8 +172,11 @@ def _gallery(config: Config, runs: Mapping[str, Scored], annotations: Annotation
             strips = [gallery.strip(case) for case in cases]
             heading = "Worst misses" if title == "misses" else "Most confident false alarms"
             sections.append(Section(heading + whose, strips))
+            page = config.output / f"gallery_{title}{own}.png"
             if strips:
-                save_page(config.output / f"gallery_{title}{own}.png", strips)
+                save_page(page, strips)
+            else:
+                page.unlink(missing_ok=True)  # of an earlier evaluation in this folder
     return sections
 
 

@@ -107,6 +107,8 @@ def main(config: Config) -> None:
             if score.frames:
                 write_json(config.output / "track_metrics.json", asdict(score.metrics()))
             print(_summary(counts, score, config.output))
+    if config.track and truth and not truth.tells_tracks:
+        print("note: the annotations do not tell tracks apart: no track_metrics.json", file=sys.stderr)
     if source.complaint:
         print(f"warning: {source.complaint}", file=sys.stderr)
 

@@ -124,6 +124,14 @@ def test_confidence_histogram_by_hand():
     assert {k: n for k, n in enumerate(histogram.others) if n} == {40: 1, 30: 1, 20: 1, 49: 1}  # 1.0 is in the last
 
 
+def test_fewer_detections_scored_by_hand():
+    evaluation = evaluate(ground_truth(TARGETS, 2), DETECTIONS, 0.0, max_detections=1)  # 0.9 and 0.7, both hits
+    assert (evaluation.operating_point.precision, evaluation.operating_point.recall) == pytest.approx((1.0, 2 / 3))
+    assert evaluation.published.mAP50 == pytest.approx(67 / 101)
+    assert evaluation.protocol["max_detections_scored"] == 1
+    assert evaluation.pd_fa.false_alarms_per_frame == 3 / 2  # by centre distance all are counted
+
+
 # ---- intervals -----------------------------------------------------------------------------------------
 
 

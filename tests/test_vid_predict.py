@@ -212,6 +212,18 @@ def test_tracks_in_every_file(weights, clip, tmp_path, capsys):
     assert "100.0 % of" in capsys.readouterr().out
 
 
+def test_which_annotations_tell_tracks_apart(clip, tmp_path):
+    annotations = tmp_path / "list.txt"
+    annotations.write_text("clip/2.png 2,2,5,5,0\nclip/3.png\n")
+    truth = Truth(annotations, open_source(clip), ("target",))
+    found, empty = (truth.find(clip / name) for name in ("2.png", "3.png"))
+    assert truth.tracks(found, 0).tolist() == [0] and truth.tracks(found, 1).tolist() == [1]
+    assert truth.tracks(empty, 0).tolist() == []
+    annotations.write_text("clip/2.png 2,2,5,5,0 9,9,12,12,0\n")
+    truth = Truth(annotations, open_source(clip), ("target",))
+    assert not truth.tells_tracks and truth.tracks(truth.find(clip / "2.png"), 0) is None
+
+
 def test_a_list_serves_a_network_of_several_classes(clip, tmp_path):
     annotations = tmp_path / "list.txt"
     annotations.write_text("clip/2.png 2,2,5,5,0\n")

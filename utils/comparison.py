@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.cli import UserError
 from utils.evaluation import Scored, score
@@ -30,7 +31,7 @@ def detector_names(files: Sequence[Path], names: Sequence[str]) -> list[str]:
     return found
 
 
-def score_files(files: Sequence[Path], names: Sequence[str], coco: dict, **options) -> dict[str, Scored]:
+def score_files(files: Sequence[Path], names: Sequence[str], coco: dict, **options: Any) -> dict[str, Scored]:
     """Score results files on one ground truth, by name; options: those of `score`.
 
     What a metrics.json beside a file says of its protocol is taken over, if it is about that file.

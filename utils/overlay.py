@@ -31,7 +31,7 @@ class Truth:
         self.category_ids = annotations.category_ids
         self._free_id = max(record.image_id for record in annotations.records)
         self._tracks = _annotated_tracks(annotations.coco)
-        self._single = all(len(record.boxes) <= 1 for record in annotations.records)
+        self.tells_tracks = self._tracks is not None or all(len(record.boxes) <= 1 for record in annotations.records)
         self._by_name: dict[str, list[tuple[tuple[str, ...], FrameRecord]]] = {}
         for record in annotations.records:
             parts = tuple(part for part in record.name.replace("\\", "/").split("/") if part not in ("", "."))
@@ -75,8 +75,10 @@ class Truth:
 
         Without "track_id", one target a frame at most is one track for each run of frames.
         """
+        if not self.tells_tracks:
+            return None
         if self._tracks is None:
-            return np.full(len(record.boxes), run, np.int64) if self._single else None
+            return np.full(len(record.boxes), run, np.int64)
         return self._tracks.get(record.image_id, np.zeros(0, np.int64))
 
 
