@@ -46,11 +46,11 @@ class Form:
 
     preset: str
     amp: bool = False
-    channels_last: bool = False
+    channels_last: bool = True  # as the trainer has it
     recompute: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        flags = ["bf16"] * self.amp + ["channels_last"] * self.channels_last
+        flags = ["bf16"] * self.amp + ["not channels_last"] * (not self.channels_last)
         return ", ".join([self.preset, *flags, *(f"recompute {part}" for part in self.recompute)])
 
 
@@ -89,7 +89,7 @@ def forms_of(presets: Sequence[str]) -> list[Form]:
     """The forms that are compared, of every preset."""
     forms = []
     for preset in presets:
-        forms += [Form(preset), Form(preset, channels_last=True), Form(preset, amp=True, channels_last=True)]
+        forms += [Form(preset), Form(preset, channels_last=False), Form(preset, amp=True)]
         forms += [Form(preset, recompute=parts) for parts in (("extractor",), ("motion",), ("extractor", "motion"))]
     return forms
 
