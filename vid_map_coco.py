@@ -75,6 +75,8 @@ class Config:
     """Show the network its key frame T times: a single-frame detector to compare with."""
     include_empty_frames: bool = False
     """Detect and score on frames without annotations too (the published protocol skips them)."""
+    report: bool = True
+    """Draw the figures, the gallery and report.html."""
     gallery: int | None = None
     """Worst misses and most confident false alarms to show, of each; default: 6 with --weights, else 0."""
     resamples: int = 1000
@@ -100,15 +102,15 @@ def main(config: Config) -> None:
     published = _published_curves(config)
     for warning in _differences(evaluations, published) if published else ():
         print(f"warning: not comparable with the published curves: {warning}", file=sys.stderr)
-    figures = save_figures(config.output, evaluations, published)
-    sections = _gallery(config, runs, annotations, clip)
-    report = config.output / "report.html"
-    save_report(report, evaluations, figures, sections)
+    written = {"detections": config.detections or [config.output / "detections.json"], "metrics": [metrics]}
+    if config.report:
+        figures = save_figures(config.output, evaluations, published)
+        sections = _gallery(config, runs, annotations, clip)
+        save_report(config.output / "report.html", evaluations, figures, sections)
+        written |= {"figures": figures.values(), "report": [config.output / "report.html"]}
     print(f"{format_results(evaluations)}\n")
-    detections = config.detections or [config.output / "detections.json"]
-    for what, paths in (("detections", detections), ("metrics", [metrics]), ("figures", figures.values())):
+    for what, paths in written.items():
         print(f"{what + ':':<11} {', '.join(map(str, paths))}")
-    print(f"report:     {report}")
 
 
 def _check(config: Config) -> None:
@@ -121,6 +123,8 @@ def _check(config: Config) -> None:
     for name, least in (("max_detections", 1), ("chunk", 0), ("speed_frames", 0), ("resamples", 0), ("gallery", 0)):
         if getattr(config, name) is not None and getattr(config, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)} is less than {least}")
+    if config.gallery and not config.report:
+        raise UserError("--gallery is part of the report: leave out --no-report")
     if config.weights and config.names:
         raise UserError("--names is for --detections")
     if config.detections:

@@ -22,6 +22,7 @@ from utils.detector import Detector
 from vid_map_coco import Config, main, time_frames
 
 FIGURES = ("pr_curve", "pd_fa_curve", "ap_by_sequence", "confidence")
+FAST = ("--speed-frames", "0", "--no-report")
 FRAMES = 8  # of which the last two have no target
 
 
@@ -119,9 +120,10 @@ def test_network_to_files(data_root, weights, tmp_path, capsys):
 
 def test_own_detections_file_scores_the_same(data_root, weights, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    assert run("--weights", weights, "--data-root", data_root, "--output", first, "--speed-frames", "0") == 0
+    assert run("--weights", weights, "--data-root", data_root, "--output", first, *FAST) == 0
     found = first / "detections.json"
-    assert run("--detections", found, "--data-root", data_root, "--output", second) == 0
+    assert {path.name for path in first.iterdir()} == {"metrics.json", "detections.json"}
+    assert run("--detections", found, "--data-root", data_root, "--output", second, "--no-report") == 0
     for name in set(read(first)) - {"protocol"}:
         assert read(first)[name] == read(second)[name]
     assert read(second)["protocol"]["detections"] == str(found)
@@ -134,7 +136,8 @@ def test_detections_file_needs_no_frames(data_root, tmp_path):
     found.write_text(json.dumps([detection(n + 1, 1, 8 + n, 16, 8, 8, 0.9) for n in range(FRAMES - 2)]))
     annotations = data_root / "annotations" / "instances_test2017.json"
     out = tmp_path / "out"
-    assert run("--detections", found, "--annotations", annotations, "--data-root", tmp_path, "--output", out) == 0
+    flags = ("--data-root", tmp_path, "--output", out, "--no-report")
+    assert run("--detections", found, "--annotations", annotations, *flags) == 0
     metrics = read(out)
     assert metrics["published"]["mAP50"] == pytest.approx(1.0) and metrics["pd_fa"]["pd"] == 1.0
     assert metrics["per_scr"] == []
@@ -174,7 +177,7 @@ def test_several_files_are_compared(data_root, tmp_path, capsys):
 
 
 def test_empty_frames_on_request(data_root, weights, tmp_path):
-    flags = ("--include-empty-frames", "--speed-frames", "0", "--min-confidence", "0")
+    flags = ("--include-empty-frames", *FAST, "--min-confidence", "0")
     assert run("--weights", weights, "--data-root", data_root, "--output", tmp_path, *flags) == 0
     assert read(tmp_path)["counts"]["frames"] == FRAMES
     assert {result["image_id"] for result in read(tmp_path, "detections.json")} == set(range(1, FRAMES + 1))
@@ -182,7 +185,7 @@ def test_empty_frames_on_request(data_root, weights, tmp_path):
 
 def test_protocol_flags_reach_the_detector(data_root, weights, tmp_path):
     flags = ("--max-detections", "3", "--input-size", "96", "64", "--resize", "stretch", "--nms", "0.5")
-    more = ("--repeat-key-frame", "--speed-frames", "8", "--min-confidence", "0", "--published", "none")
+    more = ("--repeat-key-frame", "--speed-frames", "8", "--min-confidence", "0", "--no-report")
     assert run("--weights", weights, "--data-root", data_root, "--output", tmp_path, *flags, *more) == 0
     protocol = read(tmp_path)["protocol"]
     assert protocol["input_size"] == [96, 64] and protocol["resize"] == "stretch" and protocol["nms"] == 0.5
@@ -192,7 +195,7 @@ def test_protocol_flags_reach_the_detector(data_root, weights, tmp_path):
 
 
 def test_repeated_key_frame_is_a_single_frame_detector(data_root, weights, tmp_path):
-    common = ("--weights", weights, "--data-root", data_root, "--speed-frames", "0", "--min-confidence", "0")
+    common = ("--weights", weights, "--data-root", data_root, *FAST, "--min-confidence", "0")
     assert run(*common, "--output", tmp_path / "clips") == 0
     assert run(*common, "--output", tmp_path / "single", "--repeat-key-frame") == 0
     by_frame = [
@@ -209,7 +212,7 @@ def test_a_list_serves_a_network_of_several_classes(data_root, two_classes, tmp_
     boxes = tmp_path / "list.txt"
     boxes.write_text("".join(f"images/test/data1/{n}.bmp {8 + n},16,{16 + n},24,0\n" for n in range(4)))
     common = ("--weights", two_classes, "--data-root", data_root, "--output", tmp_path, "--published", "none")
-    assert run(*common, "--annotations", boxes, "--speed-frames", "0", "--min-confidence", "0") == 0
+    assert run(*common, "--annotations", boxes, *FAST, "--min-confidence", "0") == 0
     assert {result["category_id"] for result in read(tmp_path, "detections.json")} == {2}
     assert "warning" not in capsys.readouterr().err
 
@@ -221,7 +224,7 @@ def test_other_class_names_are_told(data_root, two_classes, tmp_path, capsys, or
     annotations = tmp_path / "two.json"
     annotations.write_text(json.dumps(coco))
     common = ("--weights", two_classes, "--data-root", data_root, "--output", tmp_path, "--published", "none")
-    assert run(*common, "--annotations", annotations, "--speed-frames", "0") == 0
+    assert run(*common, "--annotations", annotations, *FAST) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
     assert len(warnings) == warns
     assert not warns or "two.json: categories drone, bird, but the network's are bird, drone" in warnings[0]
@@ -232,7 +235,8 @@ def test_a_damaged_frame_that_no_clip_needs_does_no_harm(data_root, weights, tmp
     shutil.copytree(data_root, root)
     (root / "images" / "test" / "data1" / f"{FRAMES - 1}.bmp").write_bytes(b"BM")
     out = tmp_path / "out"
-    assert run("--weights", weights, "--data-root", root, "--output", out, "--speed-frames", "100") == 0
+    flags = ("--speed-frames", "100", "--no-report")
+    assert run("--weights", weights, "--data-root", root, "--output", out, *flags) == 0
     assert read(out)["speed"]["frames_timed"] == FRAMES - 2
 
 
@@ -272,6 +276,7 @@ def test_files_are_written_before_the_report(data_root, tmp_path, monkeypatch):
         (["--detections", "none.json"], "none.json: detections cannot be read"),
         (["--weights", "a.pth", "--published", "SIRST"], "SIRST"),
         (["--weights", "a.pth", "--gallery", "-1"], "--gallery -1 is less than 0"),
+        (["--weights", "a.pth", "--gallery", "1", "--no-report"], "--gallery is part of the report"),
         (["--weights", "a.pth", "--names", "a"], "--names is for --detections"),
         (["--detections", "none.json", "--nms", "0.5"], "--nms is for --weights"),
         (["--detections", "none.json", "--names", "a", "b"], "--names: 2 for 1 detection files"),

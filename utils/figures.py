@@ -75,6 +75,7 @@ def _save(path: Path, draw: Callable[[Figure], None]) -> Path:
         draw(figure)
         try:
             figure.savefig(path)
+            figure.set_layout_engine("none")  # it stands, and need not be found again
             figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
