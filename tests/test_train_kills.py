@@ -109,11 +109,11 @@ def test_random_numbers_of_a_step_go_on_too(data_root, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_signals_save_and_stop(number, status, data_root, whole, tmp_path):
+def test_signals_to_all_processes_save_and_stop(number, status, data_root, whole, tmp_path):
     run_dir, output = tmp_path / "run", tmp_path / "output"
     process = start(flags(data_root, run_dir, **TINY | {"checkpoint_every": 0}, workers=1), output)
     wait_for_checkpoint(run_dir, process)
-    os.kill(process.pid, number)
+    os.killpg(process.pid, number)  # the loader's processes too
     assert finish(process) == status, output.read_text()
     position = read_weights(run_dir / "last.pth")["training"]["progress"]
     assert position["epoch"] < TINY["epochs"]

@@ -17,6 +17,9 @@ from train_DAUB import DAUBConfig
 from utils.cli import run_command
 from utils.trainer import train
 
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
+
 
 @dataclass(frozen=True)
 class Death:
@@ -44,6 +47,8 @@ class Death:
 
 
 def _command(arguments: list[str], output: Path, death: Death | None, environment: dict[str, str]) -> None:
+    os.setsid()  # a group of its own, as a shell gives to each command
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it does to those in the background
     torch.set_num_threads(1)
     os.environ.update(environment)
     with open(output, "ab") as file:
@@ -58,9 +63,7 @@ def start(
     arguments: list[str], output: Path, death: Death | None = None, environment: dict[str, str] | None = None
 ) -> BaseProcess:
     """Start train_DAUB.py with a command line; what it prints is appended to `output`."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=_command, args=(arguments, output, death, environment or {}))
+    process = CONTEXT.Process(target=_command, args=(arguments, output, death, environment or {}))
     process.start()
     return process
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from dataclasses import dataclass, field
+from multiprocessing.sharedctypes import RawValue
 from types import FrameType
+from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -43,7 +47,26 @@ class StopSignals:
         self.received = signal.Signals(number)
 
 
-def leave_signals_to_the_run(worker: int) -> None:
-    """For the loader's processes: a signal to the whole group is the run's to obey, which ends them itself."""
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
+@dataclass
+class WorkerSignals:
+    """What the loader's processes do with a signal to the whole group: leave it to the run, which will end them.
+
+    Only while the run goes on (`begin` to `end`): at an exit of the main process, SIGTERM is how it ends them.
+    Called in each of them with its number (`worker_init_fn`).
+    """
+
+    _running: Any = field(default_factory=lambda: RawValue("b", 0))  # in memory that all processes share
+
+    def begin(self) -> None:
+        self._running.value = 1
+
+    def end(self) -> None:
+        self._running.value = 0
+
+    def __call__(self, worker: int) -> None:
+        for number in STOPPING:
+            signal.signal(number, self._obey)
+
+    def _obey(self, number: int, frame: FrameType | None) -> None:
+        if not self._running.value:
+            os._exit(128 + number)

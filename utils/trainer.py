@@ -38,7 +38,7 @@ from utils.run_state import (
 )
 from utils.runlog import RunLog, make_run_dir
 from utils.schedule import Schedule, scaled_rates
-from utils.signals import Stopped, StopSignals
+from utils.signals import Stopped, StopSignals, WorkerSignals
 from utils.training_setup import batch_shape, build_loader, build_model, load_split
 from utils.training_step import TERMS, TrainingStep
 from utils.validation import validate
@@ -84,7 +84,8 @@ class Trainer:
             config, self.model, self.criterion, self.optimizer, self.ema, self.processes, self.device
         )
         pin = self.device.type == "cuda"
-        self.loader = build_loader(config, self.train_data, shape, self.processes.rank, pin)
+        self.worker_signals = WorkerSignals()
+        self.loader = build_loader(config, self.train_data, shape, self.processes.rank, pin, self.worker_signals)
         self.progress = Progress()
         self.saved: str | None = None  # the position behind last.pth
         self.resumed: str | None = None  # what there is to say of it
@@ -115,6 +116,7 @@ class Trainer:
         if self.processes.is_main:
             self.log = RunLog(config.run_dir, config.to_json(), self.progress.rows)
         self.say("\n".join(filter(None, [self.resumed, self._summary()])))
+        self.worker_signals.begin()
         try:
             with self._failures_said():
                 while self.progress.epoch < config.epochs:
@@ -124,6 +126,7 @@ class Trainer:
                 raise KeyboardInterrupt from None
             return
         finally:
+            self.worker_signals.end()
             if self.log:
                 self.log.close()
             del self.loader  # its processes end with it

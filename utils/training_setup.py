@@ -18,7 +18,7 @@ from utils.clips import ClipDataset, collate_clips
 from utils.config import TrainConfig
 from utils.distributed import Processes
 from utils.optimizer import initialise
-from utils.signals import leave_signals_to_the_run
+from utils.signals import WorkerSignals
 
 
 def load_split(config: TrainConfig, split: Literal["train", "val"], class_names: tuple[str, ...]) -> Annotations:
@@ -76,7 +76,9 @@ def build_model(
     return model.to(device, memory_format=layout)
 
 
-def build_loader(config: TrainConfig, data: Annotations, shape: BatchShape, rank: int, pin: bool) -> DataLoader:
+def build_loader(
+    config: TrainConfig, data: Annotations, shape: BatchShape, rank: int, pin: bool, signals: WorkerSignals
+) -> DataLoader:
     """Batches of one process; `loader.batch_sampler` says which epoch and from which step on."""
     clips = ClipDataset(data, config.input_size, config.num_frames, config.cache_mb * 2**20)
     sampler = EpochSampler(len(clips), config.epoch_share, config.seed)
@@ -87,7 +89,7 @@ def build_loader(config: TrainConfig, data: Annotations, shape: BatchShape, rank
         collate_fn=collate_clips,
         pin_memory=pin,
         persistent_workers=config.workers > 0,
-        worker_init_fn=leave_signals_to_the_run,
+        worker_init_fn=signals,
         # Its own: from the global one it would draw at each start of the workers, so also after --resume.
         generator=torch.Generator().manual_seed(config.seed),
     )
