@@ -1,27 +1,33 @@
-"""Evaluate a network, or any detector's COCO results file, on an annotated data set.
+"""Evaluate a network, or any detectors' COCO results files, on an annotated data set.
 
 python vid_map_coco.py --weights W --data-root datasets/DAUB
-python vid_map_coco.py --detections D.json --annotations datasets/DAUB/annotations/instances_test2017.json
+python vid_map_coco.py --detections A.json B.json --names A B --data-root datasets/DAUB
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 from utils.annotations import Annotations, load_annotations
 from utils.cli import UserError, run_command
+from utils.comparison import detector_names, format_results, protocol_warnings, score_files, write_results
 from utils.config import choose_device
+from utils.contrast import measure_contrasts
 from utils.detector import Detector
-from utils.evaluation import Evaluation, evaluate
-from utils.evaluation_report import format_report, make_folder, read_json, write_json, write_metrics
-from utils.figures import PublishedCurves, load_published_curves, save_pr_figure
+from utils.evaluation import Scored, score
+from utils.evaluation_metrics import Evaluation
+from utils.evaluation_report import make_folder, write_json
+from utils.figures import save_figures
+from utils.gallery import Gallery, choose_cases, save_page
+from utils.published_curves import DATASETS, PublishedCurves, load_published_curves
+from utils.report import Section, save_report
 from utils.speed import measure_speed, speed_sample
 
 TEST_ANNOTATIONS = Path("annotations", "instances_test2017.json")  # of the published layouts
-DATASETS = ("DAUB", "IRDST", "ITSDT-15K", "DMIST-60", "DMIST-100")
 PUBLISHED_PROTOCOL = {
     "resize": "letterbox",
     "input_size": [512, 512],
@@ -30,22 +36,27 @@ PUBLISHED_PROTOCOL = {
     "max_detections": 100,
     "repeat_key_frame": False,
 }
+NETWORK_ONLY = ("resize", "input_size", "nms", "min_confidence", "repeat_key_frame", "chunk", "speed_frames")
+GALLERY = 6  # failures of each kind, where the frames are known to be at hand
+CLIP = 5  # frames of a gallery strip where no network says how long its clips are
 
 
 @dataclass
 class Config:
-    """Detect on annotated frames and measure: tables, metrics.json, detections.json, pr_curve.png."""
+    """Detect on annotated frames and measure: tables, metrics.json, detections.json, figures, report.html."""
 
     weights: Path | None = None
     """Weight file: one of this project's checkpoints or a released one."""
-    detections: Path | None = None
-    """Evaluate this COCO results file instead of a network."""
+    detections: tuple[Path, ...] = ()
+    """Evaluate COCO results files instead of a network; several are compared in one table and one figure."""
+    names: tuple[str, ...] = ()
+    """Names of the detectors behind --detections, to show; default: the files'."""
     data_root: Path = Path("datasets/DAUB")
     """Folder that the frame paths of the annotations are relative to."""
     annotations: Path | None = None
     """COCO JSON or annotation list; default: annotations/instances_test2017.json of the data root."""
     output: Path = Path("runs/evaluation")
-    """Folder for metrics.json, detections.json and pr_curve.png."""
+    """Folder for metrics.json, detections.json, report.html, the figures and the gallery."""
     device: str = "auto"
     """Where the network runs: auto (a GPU if there is one), cpu, cuda, cuda:1."""
     confidence: float = 0.5
@@ -59,15 +70,21 @@ class Config:
     min_confidence: float = 0.001
     """Detections below this confidence are not kept at all."""
     max_detections: int = 100
-    """Detections kept in a frame, best first."""
+    """Detections kept and scored in a frame, best first."""
     repeat_key_frame: bool = False
     """Show the network its key frame T times: a single-frame detector to compare with."""
     include_empty_frames: bool = False
     """Detect and score on frames without annotations too (the published protocol skips them)."""
+    gallery: int | None = None
+    """Worst misses and most confident false alarms to show, of each; default: 6 with --weights, else 0."""
+    resamples: int = 1000
+    """Draws of the sequences that the 95 % intervals come from; 0: no intervals."""
+    contrast: bool = True
+    """Measure the signal-to-clutter ratio of targets in their frames, if there, where annotations do not state it."""
     published: Literal["auto", "none", "DAUB", "IRDST", "ITSDT-15K", "DMIST-60", "DMIST-100"] = "auto"
     """Published curves under the PR curve; auto: those of the data set that the data root is named after."""
-    chunk: int = 8
-    """Consecutive frames that go through the network together."""
+    chunk: int = 0
+    """Consecutive frames that go through the network together; 0: as many as suit the device and the input size."""
     speed_frames: int = 100
     """Frames to time at most, after the detection; 0: no timing."""
 
@@ -75,45 +92,100 @@ class Config:
 def main(config: Config) -> None:
     """Detect or read detections, evaluate, print, and write the files."""
     _check(config)
-    if config.detections is None:
-        annotations, results, protocol, speed = _detect(config)
-    else:
-        annotations = load_annotations(_annotation_file(config), config.data_root, check_files=False)
-        results = read_json(config.detections, "detections")
-        protocol, speed = {"detections": str(config.detections)}, {}
-    evaluation = evaluate(
-        annotations.coco,
-        results,
-        config.confidence,
-        include_empty_frames=config.include_empty_frames,
-        protocol=protocol,
-        speed=speed,
-        truth_source=str(annotations.source),
-        results_source=str(config.detections or "detections"),
-    )
-    written = _write(config, evaluation)
-    print(f"{format_report(evaluation)}\n\n{written}")
+    runs, annotations, clip = _score_network(config) if config.weights else _score_files(config)
+    evaluations = {name: scored.evaluation for name, scored in runs.items()}
+    for warning in protocol_warnings(evaluations):
+        print(f"warning: not the same protocol: {warning}", file=sys.stderr)
+    metrics = write_results(evaluations, config.output)
+    published = _published_curves(config)
+    for warning in _differences(evaluations, published) if published else ():
+        print(f"warning: not comparable with the published curves: {warning}", file=sys.stderr)
+    figures = save_figures(config.output, evaluations, published)
+    sections = _gallery(config, runs, annotations, clip)
+    report = config.output / "report.html"
+    save_report(report, evaluations, figures, sections)
+    print(f"{format_results(evaluations)}\n")
+    detections = config.detections or [config.output / "detections.json"]
+    for what, paths in (("detections", detections), ("metrics", [metrics]), ("figures", figures.values())):
+        print(f"{what + ':':<11} {', '.join(map(str, paths))}")
+    print(f"report:     {report}")
 
 
 def _check(config: Config) -> None:
     """What would only fail after the detection."""
-    if (config.weights is None) == (config.detections is None):
+    if (config.weights is None) == (not config.detections):
         raise UserError("give either --weights FILE (a network) or --detections FILE (COCO results)")
     for name in ("confidence", "nms", "min_confidence"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)} is not between 0 and 1")
-    for name, least in (("max_detections", 1), ("chunk", 1), ("speed_frames", 0)):
-        if getattr(config, name) < least:
+    for name, least in (("max_detections", 1), ("chunk", 0), ("speed_frames", 0), ("resamples", 0), ("gallery", 0)):
+        if getattr(config, name) is not None and getattr(config, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)} is less than {least}")
+    if config.weights and config.names:
+        raise UserError("--names is for --detections")
+    if config.detections:
+        detector_names(config.detections, config.names)
+        defaults = {field.name: field.default for field in fields(Config)}
+        for name in NETWORK_ONLY:
+            if getattr(config, name) != defaults[name]:
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} is for --weights: the detections of a file are scored as they are")
     make_folder(config.output)
+
+
+def _score_network(config: Config) -> tuple[dict[str, Scored], Annotations, int]:
+    """The network's detections scored, the annotations, and the frames of a clip."""
+    annotations, results, protocol, speed, clip = _detect(config)
+    options = _options(config, annotations)
+    scored = score(annotations.coco, results, **options, protocol=protocol, speed=speed)
+    return {"this run": scored}, annotations, clip
+
+
+def _score_files(config: Config) -> tuple[dict[str, Scored], Annotations, int]:
+    """The detections of the files scored, the annotations, and the frames of a gallery strip."""
+    annotations = load_annotations(_annotation_file(config), config.data_root, check_files=False)
+    options = _options(config, annotations)
+    return score_files(config.detections, config.names, annotations.coco, **options), annotations, CLIP
+
+
+def _options(config: Config, annotations: Annotations) -> dict:
+    """How to score, the same for a network and for files."""
+    return {
+        "confidence": config.confidence,
+        "include_empty_frames": config.include_empty_frames,
+        "max_detections": config.max_detections,
+        "resamples": config.resamples,
+        "scr": measure_contrasts(annotations) if config.contrast else None,
+        "truth_source": str(annotations.source),
+    }
+
+
+def _gallery(config: Config, runs: Mapping[str, Scored], annotations: Annotations, clip: int) -> list[Section]:
+    """The failures of every run as sections of the report and as PNG pages."""
+    count = (GALLERY if config.weights else 0) if config.gallery is None else config.gallery
+    sections = []
+    for number, (name, scored) in enumerate(runs.items(), start=1):
+        gallery = Gallery(scored, annotations, clip)
+        own = "" if len(runs) == 1 else f"_{number}"
+        whose = "" if len(runs) == 1 else f" of {name}"
+        for title, cases in zip(("misses", "false_alarms"), choose_cases(scored, count), strict=True):
+            strips = [gallery.strip(case) for case in cases]
+            heading = "Worst misses" if title == "misses" else "Most confident false alarms"
+            sections.append(Section(heading + whose, strips))
+            page = config.output / f"gallery_{title}{own}.png"
+            if strips:
+                save_page(page, strips)
+            else:
+                page.unlink(missing_ok=True)  # of an earlier evaluation in this folder
+    return sections
 
 
 def _annotation_file(config: Config) -> Path:
     return config.annotations or config.data_root / TEST_ANNOTATIONS
 
 
-def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict]:
-    """Annotations, COCO results, protocol and speed of the network."""
+def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, int]:
+    """Annotations, COCO results, protocol, speed and clip length of the network."""
     detector = Detector.from_file(
         config.weights,
         choose_device(config.device),
@@ -144,7 +216,8 @@ def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict]:
         **{name: getattr(config, name) for name in PUBLISHED_PROTOCOL},
         "input_size": list(detector.input_size),
     }
-    return annotations, results, protocol, time_frames(detector, sample) if sample else {}
+    speed = time_frames(detector, sample) if sample else {}
+    return annotations, results, protocol, speed, detector.model.num_frames
 
 
 def time_frames(detector: Detector, sample: list[Path]) -> dict:
@@ -155,19 +228,6 @@ def time_frames(detector: Detector, sample: list[Path]) -> dict:
         return {"note": f"not measured: {error}"}
 
 
-def _write(config: Config, evaluation: Evaluation) -> str:
-    """Write metrics.json and pr_curve.png; say where they are."""
-    published = _published_curves(config)
-    if published is not None:
-        for warning in _differences(evaluation, published):
-            print(f"warning: not comparable with the published curves: {warning}", file=sys.stderr)
-    figure = config.output / "pr_curve.png"
-    save_pr_figure(figure, f"this run, {evaluation.counts.frames} frames", evaluation.pr_curve, published)
-    detections = config.detections or config.output / "detections.json"
-    metrics = write_metrics(evaluation, config.output)
-    return f"metrics:    {metrics}\ndetections: {detections}\nPR curve:   {figure}"
-
-
 def _published_curves(config: Config) -> PublishedCurves | None:
     if config.published == "auto":
         named = {name.lower(): name for name in DATASETS}.get(config.data_root.resolve().name.lower())
@@ -175,17 +235,17 @@ def _published_curves(config: Config) -> PublishedCurves | None:
     return None if config.published == "none" else load_published_curves(config.published)
 
 
-def _differences(evaluation: Evaluation, published: PublishedCurves) -> list[str]:
-    """In what this evaluation departs from the one behind the published curves."""
-    protocol, frames = evaluation.protocol, evaluation.counts.frames
-    found = [
-        f"{name} {protocol[name]} instead of {usual}"
-        for name, usual in PUBLISHED_PROTOCOL.items()
-        if name in protocol and protocol[name] != usual
-    ]
-    if published.test_frames not in (None, frames):
-        found.append(f"{frames} frames; the test set of {published.dataset} has {published.test_frames}")
-    if protocol["include_empty_frames"]:
+def _differences(runs: Mapping[str, Evaluation], published: PublishedCurves) -> list[str]:
+    """In what these evaluations depart from the one behind the published curves."""
+    run = next(iter(runs.values()))  # all are of the same frames
+    found = []
+    for name, usual in PUBLISHED_PROTOCOL.items():
+        for value in dict.fromkeys(str(r.protocol.get(name, usual)) for r in runs.values()):
+            if value != str(usual):
+                found.append(f"{name} {value} instead of {usual}")
+    if published.test_frames not in (None, run.counts.frames):
+        found.append(f"{run.counts.frames} frames; the test set of {published.dataset} has {published.test_frames}")
+    if run.protocol["include_empty_frames"]:
         found.append("frames without targets are included")
     return found
 

@@ -3,14 +3,17 @@
 python vid_predict.py --weights W --source video.mp4 --output predictions
 python vid_predict.py --weights W --source datasets/DAUB/images/test/data6 --save frames \
     --annotations datasets/DAUB/annotations/instances_test2017.json
+python vid_predict.py --weights W --source video.mp4 --track --min-track-length 5
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -22,8 +25,11 @@ from utils.cli import UserError, run_command
 from utils.config import choose_device
 from utils.detector import Detections, Detector, coco_results
 from utils.drawing import Annotator
-from utils.overlay import Truth, judge
+from utils.evaluation_report import write_json
+from utils.overlay import Trails, Truth, judge, match_frame
 from utils.prediction_files import OutputFolder
+from utils.track_score import TrackScore
+from utils.tracking import TrackSettings, track_frames
 from utils.video import Frame, Source, open_source
 
 
@@ -48,6 +54,15 @@ class Config:
     """Write a video (MP4), single frames (PNG) or both."""
     inset: bool = False
     """Show each target magnified 4 times where that hides no target."""
+    track: bool = False
+    """Link detections through time: numbers and fading lines in the pictures, tracks.txt in MOT format. With
+    annotations that tell tracks apart, identity switches and the share of tracks found, in track_metrics.json."""
+    track_reach: float = 12.0
+    """Pixels between a detection and the place that its track predicts at constant velocity, at most."""
+    track_gap: int = 5
+    """Frames without detection that a track survives."""
+    min_track_length: int = 1
+    """Drop tracks of fewer detections, and those detections."""
     fps: float | None = None
     """Frames a second of the written video; default: a video's own, 25 for images."""
     input_size: tuple[int, int] | None = None
@@ -56,8 +71,8 @@ class Config:
     """How a frame is fitted into the input: letterbox keeps its proportions."""
     nms: float = 0.65
     """IoU above which the weaker of two detections is dropped."""
-    chunk: int = 8
-    """Consecutive frames that go through the network together."""
+    chunk: int = 0
+    """Consecutive frames that go through the network together; 0: as many as suit the device and the input size."""
 
 
 def main(config: Config) -> None:
@@ -65,8 +80,11 @@ def main(config: Config) -> None:
     for name in ("confidence", "nms"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be between 0 and 1")
-    if config.chunk < 1:
-        raise UserError(f"--chunk {config.chunk}: must be 1 or more")
+    if config.chunk < 0:
+        raise UserError(f"--chunk {config.chunk}: must be 0 or more")
+    settings = TrackSettings(config.track_reach, config.track_gap, config.min_track_length)
+    if not config.track and settings != TrackSettings():
+        raise UserError("--track-reach, --track-gap and --min-track-length are for --track")
     source = open_source(config.source, config.fps)
     detector = Detector.from_file(
         config.weights,
@@ -79,38 +97,67 @@ def main(config: Config) -> None:
     )
     truth = Truth(config.annotations, source, detector.class_names) if config.annotations else None
     counts: Counter[str] = Counter()
-    with OutputFolder(config.output, source, config.save) as folder:
+    score = TrackScore()
+    with terminated_in_order(), OutputFolder(config.output, source, config.save, config.track) as folder:
         try:
-            predict(source, detector, truth, Annotator(config.inset), folder, counts)
+            frames = detect_frames(source, detector)
+            tracked = track_frames(frames, settings) if config.track else ((*entry, None) for entry in frames)
+            predict(source, tracked, detector.class_names, truth, Annotator(config.inset), folder, counts, score)
         finally:  # also after Ctrl-C: what was found so far is there
-            print(_summary(counts, config.output))
+            if score.frames:
+                write_json(config.output / "track_metrics.json", asdict(score.metrics()))
+            print(_summary(counts, score, config.output))
+    if config.track and truth and not truth.tells_tracks:
+        print("note: the annotations do not tell tracks apart: no track_metrics.json", file=sys.stderr)
     if source.complaint:
         print(f"warning: {source.complaint}", file=sys.stderr)
 
 
 def predict(
     source: Source,
-    detector: Detector,
+    frames: Iterable[tuple[Frame, Detections, np.ndarray | None]],
+    class_names: tuple[str, ...],
     truth: Truth | None,
     annotator: Annotator,
     folder: OutputFolder,
     counts: Counter[str],
+    score: TrackScore,
 ) -> None:
-    """Detect, draw and write frame by frame; `counts` says at any time how many frames and marks there were."""
-    category_ids = truth.category_ids if truth else tuple(range(1, len(detector.class_names) + 1))
+    """Draw and write frame by frame; `counts` and `score` say at any time what there was."""
+    category_ids = truth.category_ids if truth else tuple(range(1, len(class_names) + 1))
+    trails = Trails()
     with tqdm(total=source.total, desc="predict", unit="frame", disable=None) as bar:
-        for frame, detections in detect_frames(source, detector):
+        for frame, detections, tracks in frames:
             record = truth.find(frame.path) if truth else None
             image_id = truth.image_id(frame, record) if truth else frame.index
-            marks = judge(detections, record, detector.class_names)
+            lines = None if tracks is None else trails.follow(tracks, detections.boxes)
+            marks = judge(detections, record, class_names, tracks, lines)
             folder.write(
-                frame.name,
+                frame,
                 annotator.draw(frame.image, marks),
                 coco_results(detections, image_id, category_ids),
-                [detector.class_names[label] for label in detections.classes],
+                [class_names[label] for label in detections.classes],
+                None if tracks is None else tracks.tolist(),
             )
             counts.update(["frame", *(mark.kind for mark in marks)])
+            annotated = truth.tracks(record, frame.run) if record and tracks is not None else None
+            if annotated is not None:
+                score.add(annotated, tracks, match_frame(detections, record.boxes).target)
             bar.update()
+
+
+@contextmanager
+def terminated_in_order() -> Iterator[None]:
+    """SIGTERM, which a scheduler sends, ends the command as Ctrl-C does: files are closed, status 143."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def detect_frames(source: Source, detector: Detector) -> Iterator[tuple[Frame, Detections]]:
@@ -127,9 +174,15 @@ def _images(frames: Iterable[Frame], waiting: deque[Frame]) -> Iterator[np.ndarr
         yield frame.image
 
 
-def _summary(counts: Counter[str], folder: Path) -> str:
+def _summary(counts: Counter[str], score: TrackScore, folder: Path) -> str:
     kinds = (("detection", "detections"), ("hit", "hits"), ("miss", "misses"), ("false alarm", "false alarms"))
     found = [f"{counts[kind]} {plural}" for kind, plural in kinds if counts[kind]] or ["nothing found"]
+    if score.frames:
+        tracks = score.metrics()
+        found.append(
+            f"{100 * tracks.track_pd:.1f} % of {tracks.annotated_tracks} tracks found, {tracks.identity_switches} "
+            f"identity switches, {tracks.false_tracks} of {tracks.found_tracks} tracks false"
+        )
     return f"{counts['frame']} frames, {', '.join(found)}; see {folder}"
 
 

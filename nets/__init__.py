@@ -1,6 +1,10 @@
-"""SSTNet in pure PyTorch: the network, its loss and its video stream. Imports nothing else of this project."""
+"""SSTNet in pure PyTorch: the network, its loss, its video stream and its inference form.
 
-from nets.sstnet import SSTNet, VideoStream
+Imports nothing else of this project.
+"""
+
+from nets.inference import inference_form
+from nets.sstnet import SSTNet, VideoStream, frames_together
 from nets.yolox_loss import YOLOXLoss
 
-__all__ = ["SSTNet", "VideoStream", "YOLOXLoss"]
+__all__ = ["SSTNet", "VideoStream", "YOLOXLoss", "frames_together", "inference_form"]

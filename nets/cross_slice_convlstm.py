@@ -1,7 +1,7 @@
 """Cross-slice ConvLSTM: the sliced spatio-temporal network of the motion branch (architecture, section 4).
 
-Shapes: T frames, B clips, C = 64 hidden channels, H x W cells. Sequences are (T, B, C, H, W), so that all frames of
-one are a view (T * B, C, H, W).
+Shapes: T frames, B clips, C = 64 hidden channels, H x W cells. Sequences are (T * B, C, H, W), all clips' first frames
+first: convolutions take them whole, and channels-last memory stays so.
 
 Inside a slice h and c run along time; m_h and m_c run across slices. Only the convolution of h waits for the
 recurrence, so a node computes everything else for all T frames at once.
@@ -9,6 +9,8 @@ recurrence, so a node computes everything else for all T frames at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,11 +23,13 @@ from torch.nn.functional import (
     scaled_dot_product_attention,
 )
 
+from nets.checkpointing import checkpointed
+
 TOKEN_SIDE = 32  # a channel is pooled to 32 x 32 and is one token of 1024 numbers
 
 
 class NodeOutput(NamedTuple):
-    """Sequences (T, B, C, H, W) that a node hands on; the motion states are None where nobody reads them."""
+    """Sequences (T * B, C, H, W) that a node hands on; the motion states are None where nobody reads them."""
 
     hidden: Tensor
     cell_last: Tensor  # c of the last frame: (B, C, H, W)
@@ -108,26 +112,28 @@ class CrossSliceNode(nn.Module):
             self.past_attention = ChannelAttention(dropout=attention_dropout)
             self.future_attention = ChannelAttention(dropout=attention_dropout)
 
-    def forward(self, x: Tensor, q: Tensor | None, m_h: Tensor | None, m_c: Tensor | None) -> NodeOutput:
-        """Run the node over a clip; every argument is (T, B, C, H, W).
+    def forward(
+        self, num_frames: int, x: Tensor, q: Tensor | None, m_h: Tensor | None, m_c: Tensor | None
+    ) -> NodeOutput:
+        """Run the node over clips of T frames; every sequence is (T * B, C, H, W), all clips' first frames first.
 
         q None: q is x (the first node). m_h, m_c None: zeros (the first slice).
         """
-        hidden, cells = self._recurrence(*self._gate_inputs(x, q, m_h))
+        gates, weight_h = self._gate_inputs(x, q, m_h)
+        hidden, cells = self._recurrence(gates.chunk(num_frames), weight_h)
+        hidden_sequence = torch.cat(hidden)
         if not self.motion:
-            return NodeOutput(torch.stack(hidden), cells[-1], None, None)
-        head = x if q is None else q
+            return NodeOutput(hidden_sequence, cells[-1], None, None)
         # conv_m's gates are in another order than the recurrence's: i, f, g, o.
-        i, f, g, o = self._motion_gates(head, m_h).unflatten(0, x.shape[:2]).chunk(4, dim=2)
-        motion_cell = i.sigmoid() * g.tanh() + torch.stack(cells)
+        i, f, g, o = self._motion_gates(num_frames, x if q is None else q, m_h).chunk(4, dim=1)
+        motion_cell = i.sigmoid() * g.tanh() + torch.cat(cells)
         if m_c is not None:
             motion_cell = motion_cell + f.sigmoid() * m_c
-        hidden_sequence = torch.stack(hidden)
         motion_hidden = o.sigmoid() * motion_cell.tanh() + hidden_sequence
         return NodeOutput(hidden_sequence, cells[-1], motion_hidden, motion_cell)
 
     def _gate_inputs(self, x: Tensor, q: Tensor | None, m_h: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gates without the recurrent part for all frames (T, B, 4C, H, W), and the weight of the recurrent part."""
+        """Gates without the recurrent part for all frames (T * B, 4C, H, W), and the weight of the recurrent part."""
         weight_x, weight_h = self.gates_xh.weight.chunk(2, dim=1)
         weight_x2, weight_h2, weight_q, weight_m = self.gates_xhqm.weight.chunk(4, dim=1)
         inputs, weights = [x], [weight_x + weight_x2]
@@ -140,13 +146,12 @@ class CrossSliceNode(nn.Module):
             inputs.append(m_h)
             weights.append(weight_m)
         bias = self.gates_xh.bias + self.gates_xhqm.bias
-        stacked = torch.cat(inputs, dim=2).flatten(0, 1)  # (T * B, channels that are not zero, H, W)
-        gates = conv2d(stacked, torch.cat(weights, dim=1), bias, padding=1)
-        return gates.unflatten(0, x.shape[:2]), weight_h + weight_h2
+        stacked = torch.cat(inputs, dim=1) if len(inputs) > 1 else x  # (T * B, channels that are not zero, H, W)
+        return conv2d(stacked, torch.cat(weights, dim=1), bias, padding=1), weight_h + weight_h2
 
     @staticmethod
-    def _recurrence(gate_inputs: Tensor, weight_h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """h and c along time: (T, B, 4C, H, W) -> two T x (B, C, H, W). Before the first frame h = c = 0."""
+    def _recurrence(gate_inputs: Sequence[Tensor], weight_h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """h and c along time: T x (B, 4C, H, W) -> two T x (B, C, H, W). Before the first frame h = c = 0."""
         hidden: list[Tensor] = []
         cells: list[Tensor] = []
         for gates in gate_inputs:
@@ -160,27 +165,27 @@ class CrossSliceNode(nn.Module):
             cells.append(cell)
         return hidden, cells
 
-    def _motion_gates(self, q: Tensor, m_h: Tensor | None) -> Tensor:
+    def _motion_gates(self, num_frames: int, q: Tensor, m_h: Tensor | None) -> Tensor:
         """motion = conv_m([q, a1, a2]) for all frames: (T * B, 4C, H, W)."""
-        num_frames, size = q.shape[0], (q.shape[-2], q.shape[-1])
-        memory = None if m_h is None else channel_tokens(m_h.flatten(0, 1)).unflatten(0, m_h.shape[:2])
-        past = self.past_attention(channel_tokens(q[0]), memory, num_frames)
-        future = self.future_attention(channel_tokens(q[-1]), past, num_frames)
+        size = (q.shape[-2], q.shape[-1])
+        first, *_, last = q.chunk(num_frames)
+        memory = None if m_h is None else channel_tokens(m_h).unflatten(0, (num_frames, -1))
+        past = self.past_attention(channel_tokens(first), memory, num_frames)
+        future = self.future_attention(channel_tokens(last), past, num_frames)
         a1 = self._mix(self.past_mix, token_maps(past.flatten(0, 1), size), m_h)
         a2 = self._mix(self.future_mix, token_maps(future.flatten(0, 1), size), m_h)
-        return self.motion_gates(torch.cat([q.flatten(0, 1), a1, a2], dim=1))
+        return self.motion_gates(torch.cat([q, a1, a2], dim=1))
 
     def _mix(self, conv: nn.Conv2d, attended: Tensor, m_h: Tensor | None) -> Tensor:
         """conv([sigmoid(attended) + m_h, m_h]), (T * B, C, H, W); with m_h = 0 half of the input vanishes."""
         gate = attended.sigmoid()
         if m_h is None:
             return conv2d(gate, conv.weight[:, : self.channels])
-        m_h = m_h.flatten(0, 1)
         return conv(torch.cat([gate + m_h, m_h], dim=1))
 
 
 class CrossSliceConvLSTM(nn.Module):
-    """S slices of L layers of nodes: (T, B, 64, H, W) -> the hidden sequence of the last node, the same shape.
+    """S slices of L layers of nodes: (T * B, 64, H, W) -> the hidden sequence of the last node, the same shape.
 
     Every node after the first reads the h sequence (as x) and the m_h sequence (as q) of the node before it, and
     m_h, m_c of the same layer of the previous slice.
@@ -197,15 +202,19 @@ class CrossSliceConvLSTM(nn.Module):
             CrossSliceNode(channels, attention_dropout, motion=index < last) for index in range(last + 1)
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the last node's h sequence (T, B, C, H, W) and its last cell state (B, C, H, W)."""
+    def forward(self, x: Tensor, num_frames: int, recompute: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the last node's h sequence (T * B, C, H, W) and its last cell state (B, C, H, W).
+
+        With `recompute` a node's inner results are not kept for the backward pass, but computed again.
+        """
         q: Tensor | None = None
         previous_slice: list[NodeOutput | None] = [None] * self.num_layers
         for index, node in enumerate(self.nodes):
             layer = index % self.num_layers
             below = previous_slice[layer]
             m_h, m_c = (None, None) if below is None else (below.motion_hidden, below.motion_cell)
-            output = node(x, q, m_h, m_c)
+            run = partial(checkpointed, node) if recompute else node
+            output = run(num_frames, x, q, m_h, m_c)
             previous_slice[layer] = output
             x, q = output.hidden, output.motion_hidden
         return x, output.cell_last

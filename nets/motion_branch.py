@@ -40,11 +40,11 @@ class MotionBranch(nn.Module):
             nn.LeakyReLU(0.01, inplace=True),
         )
 
-    def forward(self, clips: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, clips: Tensor, features: Sequence[Tensor], recompute: bool = False) -> Tensor:
         """clips (B, 3, T, H, W) and their features T x (B, C, H/8, W/8) -> scalar loss."""
-        frames = clips.transpose(1, 2).transpose(0, 1)  # (T, B, 3, H, W)
-        mapped = self.mapping1(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])  # (T, B, 64, ~H/4, ~W/4)
-        hidden, _ = self.stack(mapped)
-        motion = self.mapping2(hidden.transpose(0, 1).flatten(1, 2))  # (B, C T, ~H/4, ~W/4)
+        frames = clips.unbind(2)  # T x (B, 3, H, W)
+        mapped = self.mapping1(torch.cat(frames))  # (T * B, 64, ~H/4, ~W/4)
+        hidden, _ = self.stack(mapped, len(frames), recompute)
+        motion = self.mapping2(torch.cat(hidden.chunk(len(frames)), dim=1))  # (B, C T, ~H/4, ~W/4)
         target = torch.cat(list(features), dim=1)  # (B, T C, H/8, W/8)
         return mse_loss(target, adaptive_max_pool2d(motion, target.shape[-2:]))

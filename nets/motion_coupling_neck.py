@@ -49,8 +49,9 @@ class MotionCouplingNeck(nn.Module):
         return conv2d(features, self.conv_gl[0].conv.weight[:, : self.channels], padding=1)
 
     def key_half(self, features: Tensor) -> Tensor:
-        """The part that sees the key frame: (N, C, h, w) -> (N, 2C, h, w)."""
-        return conv2d(features, self.conv_gl[0].conv.weight[:, self.channels :], padding=1)
+        """The part that sees the key frame, and the bias where there is one: (N, C, h, w) -> (N, 2C, h, w)."""
+        conv = self.conv_gl[0].conv
+        return conv2d(features, conv.weight[:, self.channels :], conv.bias, padding=1)
 
     def forward(self, features: Sequence[Tensor], reference_halves: Sequence[Tensor] | None = None) -> Tensor:
         """Couple one clip's features: T x (B, C, h, w), oldest first -> (B, C, h, w).
@@ -70,10 +71,9 @@ class MotionCouplingNeck(nn.Module):
     def pair_sum(self, reference_halves: Sequence[Tensor], key_half: Tensor) -> Tensor:
         """Sum of w_i conv_gl(f_i, f_T): (T - 1) x (B, 2C, h, w) and (B, 2C, h, w) -> (B, C, h, w)."""
         first, second = self.conv_gl
-        if not self.training:
-            stacked = torch.stack([half + key_half for half in reference_halves])  # (T-1, B, 2C, h, w)
-            pairs = second(first.normalise(stacked.flatten(0, 1))).unflatten(0, stacked.shape[:2])
-            return torch.einsum("p,pbchw->bchw", self.pair_weights, pairs)
-        # In training each pair is a BatchNorm batch of its own.
-        pairs = [second(first.normalise(half + key_half)) for half in reference_halves]
+        sums = [half + key_half for half in reference_halves]
+        if self.training:  # each pair is a BatchNorm batch of its own
+            pairs = [second(first.normalise(pair)) for pair in sums]
+        else:
+            pairs = second(first.normalise(torch.cat(sums))).chunk(len(sums))
         return sum(weight * pair for weight, pair in zip(self.pair_weights, pairs, strict=True))

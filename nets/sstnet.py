@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from nets.checkpointing import checkpointed
 from nets.feature_extractor import FeatureExtractor
 from nets.motion_branch import MotionBranch
 from nets.motion_coupling_neck import MotionCouplingNeck
@@ -23,6 +25,9 @@ class SSTNet(nn.Module):
     In evaluation mode `model(clips)` is the head's output (B, 5 + K, H/8, W/8), raw logits
     [reg (4), obj (1), cls (K)]; in training mode `(output, motion_loss)`. Clips are (B, 3, T, H, W), oldest frame
     first, key frame last, normalised; H and W are multiples of 32.
+
+    `recompute` names parts, of "extractor" and "motion", whose inner results training computes twice rather than
+    keeps: less memory, more time, the same gradients.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class SSTNet(nn.Module):
         depth: float = 0.33,
         width: float = 0.50,
         attention_dropout: float = 0.1,
+        recompute: Sequence[str] = (),
     ):
         super().__init__()
         self.architecture = {
@@ -45,6 +51,10 @@ class SSTNet(nn.Module):
             "width": width,
             "attention_dropout": attention_dropout,
         }
+        unknown = set(recompute) - {"extractor", "motion"}
+        if unknown:
+            raise ValueError(f"recompute: no such part {sorted(unknown)}, only extractor and motion")
+        self.recompute = frozenset(recompute)
         self.num_frames = num_frames
         self.num_classes = num_classes
         self.stride = 8
@@ -52,7 +62,8 @@ class SSTNet(nn.Module):
         channels = self.extractor.out_channels
         self.neck = MotionCouplingNeck(channels, num_frames)
         self.head = YOLOXHead(num_classes, channels, hidden=2 * channels)
-        self.motion_branch = MotionBranch(channels, num_frames, num_slices, num_layers, attention_dropout)
+        branch = MotionBranch(channels, num_frames, num_slices, num_layers, attention_dropout)
+        self.motion_branch: MotionBranch | None = branch  # None in an inference form
 
     def forward(self, clips: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Clips (B, 3, T, H, W) -> (B, 5 + K, H/8, W/8); in training mode the motion loss (a scalar) too."""
@@ -64,8 +75,9 @@ class SSTNet(nn.Module):
             features = self.extract(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
             return self.detect(features.unbind(1))
         # Each frame position is a BatchNorm batch of its own, in clip order.
-        features = [self.extractor(frame) for frame in clips.unbind(2)]  # T x (B, C, h, w)
-        return self.detect(features), self.motion_branch(clips, features)
+        extract = partial(checkpointed, self.extractor) if "extractor" in self.recompute else self.extractor
+        features = [extract(frame) for frame in clips.unbind(2)]  # T x (B, C, h, w)
+        return self.detect(features), self.motion_branch(clips, features, recompute="motion" in self.recompute)
 
     def extract(self, frames: Tensor) -> Tensor:
         """Features of single frames: (N, 3, H, W) -> (N, C, H/8, W/8)."""
@@ -76,14 +88,22 @@ class SSTNet(nn.Module):
         """Head output of clips given as features: T x (B, C, h, w) -> (B, 5 + K, h, w)."""
         return self.head(self.neck(features, reference_halves))
 
-    def forward_video(self, frames: Tensor, chunk: int = 8) -> Tensor:
+    def forward_video(self, frames: Tensor, chunk: int | None = None) -> Tensor:
         """Output for the clip that ends at each of N consecutive frames, the first one being a sequence's first.
 
         (N, 3, H, W) -> (N, 5 + K, H/8, W/8), equal to `model(clip_k)` for every k; each frame is extracted once.
-        For inference: evaluation mode, no gradient.
+        `chunk` frames go through the network together (default: `frames_together`). For inference: evaluation mode,
+        no gradient.
         """
         stream = VideoStream(self)
+        chunk = chunk or frames_together(frames.shape[-2:], frames.device)
         return torch.cat([stream.push(part) for part in frames.split(chunk)])
+
+    def train(self, mode: bool = True) -> SSTNet:
+        """Training or evaluation mode; an inference form has no training mode."""
+        if mode and self.motion_branch is None:
+            raise ValueError("an inference form cannot be trained: train the network that it was made of")
+        return super().train(mode)
 
     @staticmethod
     def _check(frames: Tensor, dims: int) -> None:
@@ -92,6 +112,15 @@ class SSTNet(nn.Module):
             raise ValueError(f"expected {dims} dimensions with 3 channels second, got {tuple(frames.shape)}")
         if height % 32 or width % 32:
             raise ValueError(f"height and width must be multiples of 32, not {height} x {width}")
+
+
+def frames_together(size: tuple[int, int], device: torch.device) -> int:
+    """How many consecutive frames (H, W) to push through the network at once.
+
+    A CPU is fastest when the maps of a pass stay in its caches, a GPU when a pass fills it.
+    """
+    pixels = 512 * 512 if device.type == "cpu" else 8 * 512 * 512
+    return min(max(pixels // (size[0] * size[1]), 1), 64)
 
 
 class VideoStream:

@@ -14,8 +14,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tests.evaluation_cases import DETECTIONS, TARGETS, detection, ground_truth, random_case
-from utils.evaluation import evaluate, harmonic_mean
+from utils.evaluation import evaluate
 from utils.evaluation_input import parse_ground_truth, parse_results
+from utils.evaluation_metrics import harmonic_mean
 from utils.pd_fa import match_centres
 
 
@@ -75,8 +76,8 @@ def centres_matched(targets: list[float], detections: list[float]) -> tuple[list
     coco = ground_truth([(1, 1, 50 + x - 2, 10, 4, 4) for x in targets], 1)
     truth = parse_ground_truth(coco)
     results = parse_results([detection(1, 1, 50 + x - 4, 8, 8, 8, 0.9) for x in detections], truth)
-    hit, false_alarm = match_centres(truth, results)
-    return hit.tolist(), false_alarm.tolist()
+    matches = match_centres(truth, results)
+    return np.isfinite(matches.found_at).tolist(), matches.false_alarm.tolist()
 
 
 def test_centre_distance_limit():

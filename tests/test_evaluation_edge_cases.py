@@ -9,7 +9,8 @@ import pytest
 
 from tests.evaluation_cases import DETECTIONS, TARGETS, detection, ground_truth, random_case
 from utils.cli import UserError
-from utils.evaluation import evaluate, sequence_names
+from utils.evaluation import evaluate
+from utils.evaluation_groups import sequence_names
 from utils.evaluation_report import format_report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -81,7 +82,7 @@ class ClosedPipe(io.StringIO):
 def test_files_are_written_before_the_report(files, monkeypatch):
     monkeypatch.setattr(sys, "stdout", ClosedPipe())
     with pytest.raises(BrokenPipeError):
-        main(Config(**files))
+        main(Config(**{**files, "detections": (files["detections"],)}))
     assert (files["output"] / "metrics.json").is_file()
 
 
@@ -125,7 +126,7 @@ def test_packed_file_is_named(files, capsys, which: str):
 
 def test_swapped_files(files, capsys):
     files["gt"], files["detections"] = files["detections"], files["gt"]
-    assert "found.json: no COCO ground truth" in error_line(files, capsys)
+    assert "truth.json: not a COCO results file" in error_line(files, capsys)
 
 
 def test_detections_of_another_data_set(files, capsys):
@@ -145,6 +146,57 @@ def test_output_that_is_a_file(files, capsys):
 
 def test_confidence_out_of_range(files, capsys):
     assert "confidence 2.0 is not between 0 and 1" in error_line(files, capsys, "--confidence", "2")
+
+
+def test_several_detectors_in_one_table(files, capsys):
+    second = files["detections"].with_name("second.json")
+    second.write_text(json.dumps(DETECTIONS[:1]))
+    arguments = ["--gt", files["gt"], "--detections", files["detections"], second, "--names", "full", "half"]
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, Config, [*map(str, arguments), "--output", str(files["output"])])
+    assert stop.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    full, half = (next(line for line in lines if line.startswith(name)) for name in ("full", "half"))
+    assert full.split()[1] == "55.45" and half.split()[1] == "33.66"  # 34 / 101
+    metrics = json.loads((files["output"] / "comparison.json").read_text())
+    assert metrics["full"]["operating_point"]["precision"] == 0.5
+    assert metrics["half"]["operating_point"]["precision"] == 1.0
+    with (files["output"] / "comparison.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["detector"] for row in rows] == ["full", "half"]
+    assert [float(row["Pd"]) for row in rows] == pytest.approx([2 / 3, 1 / 3])
+    assert [float(row["Pd_at_0.1_per_frame"]) for row in rows] == pytest.approx([1 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["one"], "--names: 1 for 2 detection files"), (["a", "a"], "two detectors of one name"), ([], "of one name")],
+)
+def test_names_that_do_not_tell_apart(files, capsys, names: list[str], message: str):
+    found = str(files["detections"])
+    arguments = ["--gt", str(files["gt"]), "--detections", found, found]
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, Config, [*arguments, *(["--names", *names] if names else [])])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_different_protocols_are_told(files, capsys):
+    """Detections that lie beside the metrics.json of their run say how they were made."""
+    paths = []
+    for name, nms in (("one", 0.65), ("two", 0.5)):
+        folder = files["gt"].parent / name
+        folder.mkdir()
+        paths.append(folder / "detections.json")
+        paths[-1].write_text(json.dumps(DETECTIONS))
+        (folder / "metrics.json").write_text(json.dumps({"protocol": {"weights": f"{name}.pth", "nms": nms}}))
+    arguments = ["--gt", files["gt"], "--detections", *paths]
+    with pytest.raises(SystemExit):
+        run_command(main, Config, [str(word) for word in arguments])
+    captured = capsys.readouterr()
+    assert captured.err == "warning: not the same protocol: one/detections and two/detections: nms 0.65 and 0.5\n"
+    with pytest.raises(SystemExit):
+        run_command(main, Config, [str(word) for word in [*arguments[:-1], files["detections"]]])
+    assert "how the detections of found were made is not recorded" in capsys.readouterr().err
 
 
 @pytest.mark.skipif("SSTNET_DAUB_ROOT" not in os.environ, reason="SSTNET_DAUB_ROOT names no DAUB folder")

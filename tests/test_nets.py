@@ -140,7 +140,11 @@ def test_node_is_the_plain_equations():
     num_frames, shape = 3, (2, 64, 9, 7)
     x, q, m_h, m_c = (torch.randn(num_frames, *shape) for _ in range(4))
     with torch.no_grad():
-        output = node(x, q, m_h, m_c)
+        output = node(num_frames, *(sequence.flatten(0, 1) for sequence in (x, q, m_h, m_c)))
+        hidden, motion_hidden, motion_cell = (
+            sequence.unflatten(0, (num_frames, -1))
+            for sequence in (output.hidden, output.motion_hidden, output.motion_cell)
+        )
         h = c = torch.zeros(shape)
         for t in range(num_frames):
             gates = node.gates_xh(torch.cat([x[t], h], 1)) + node.gates_xhqm(torch.cat([x[t], h, q[t], m_h[t]], 1))
@@ -152,13 +156,9 @@ def test_node_is_the_plain_equations():
             a1 = node.past_mix(torch.cat([token_maps(past, shape[2:]).sigmoid() + m_h[t], m_h[t]], 1))
             a2 = node.future_mix(torch.cat([token_maps(future, shape[2:]).sigmoid() + m_h[t], m_h[t]], 1))
             i, f, g, o = node.motion_gates(torch.cat([q[t], a1, a2], 1)).chunk(4, 1)
-            motion_cell = f.sigmoid() * m_c[t] + i.sigmoid() * g.tanh() + c
-            motion_hidden = o.sigmoid() * motion_cell.tanh() + h
-            for ours, plain in (
-                (output.hidden[t], h),
-                (output.motion_cell[t], motion_cell),
-                (output.motion_hidden[t], motion_hidden),
-            ):
+            plain_cell = f.sigmoid() * m_c[t] + i.sigmoid() * g.tanh() + c
+            plain_hidden = o.sigmoid() * plain_cell.tanh() + h
+            for ours, plain in ((hidden[t], h), (motion_cell[t], plain_cell), (motion_hidden[t], plain_hidden)):
                 torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 
 
@@ -166,10 +166,10 @@ def test_vanishing_inputs_equal_zeros():
     """The first node's q = x and the first slice's m_h = m_c = 0 may be left out."""
     torch.manual_seed(0)
     node = CrossSliceNode(attention_dropout=0.0)
-    x = torch.randn(2, 1, 64, 8, 8)
+    x = torch.randn(2, 64, 8, 8)  # two frames of one clip
     zeros = torch.zeros_like(x)
     with torch.no_grad():
-        for short, long in zip(node(x, None, None, None), node(x, x, zeros, zeros), strict=True):
+        for short, long in zip(node(2, x, None, None, None), node(2, x, x, zeros, zeros), strict=True):
             torch.testing.assert_close(short, long, rtol=1e-4, atol=1e-5)
 
 

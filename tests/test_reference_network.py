@@ -39,7 +39,8 @@ def test_cross_slice_convlstm(slices, layers):
     assert not report.unexpected and not report.mismatched
     stack = model.motion_branch.stack.eval()
     with torch.inference_mode():
-        hidden, cell = stack(0.5 * made_input(11, (2, 5, 64, 40, 40)).transpose(0, 1))
+        hidden, cell = stack(0.5 * made_input(11, (2, 5, 64, 40, 40)).transpose(0, 1).flatten(0, 1), num_frames=5)
+        hidden = hidden.unflatten(0, (5, 2))
     hidden = hidden.transpose(0, 1)  # (B, T, C, H, W)
     records, name = record("stack"), f"{slices}x{layers}"
     np.testing.assert_allclose(hidden[:, :, ::8, ::4, ::4], records[f"h_{name}"], atol=1e-5)

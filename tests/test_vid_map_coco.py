@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from utils.cli import run_command
 from utils.detector import Detector
 from vid_map_coco import Config, main, time_frames
 
+FIGURES = ("pr_curve", "pd_fa_curve", "ap_by_sequence", "confidence")
 FRAMES = 8  # of which the last two have no target
 
 
@@ -105,7 +107,9 @@ def test_network_to_files(data_root, weights, tmp_path, capsys):
     assert speed["latency_ms"] > 0
     results = read(out, "detections.json")
     assert {result["image_id"] for result in results} <= set(range(1, FRAMES - 1)) and results
-    assert Image.open(out / "pr_curve.png").size[0] >= 1000
+    assert all((out / f"{name}.png").is_file() for name in FIGURES)
+    assert sum(b["targets"] for b in metrics["per_scr"]) == FRAMES - 2  # measured in the frames
+    assert (out / "gallery_misses.png").is_file() or metrics["pd_fa"]["pd"] == 1.0
     captured = capsys.readouterr()
     assert "published protocol" in captured.out and "data1" in captured.out
     # The data root is called DAUB, but this is neither its test set nor its protocol.
@@ -118,9 +122,10 @@ def test_own_detections_file_scores_the_same(data_root, weights, tmp_path):
     assert run("--weights", weights, "--data-root", data_root, "--output", first, "--speed-frames", "0") == 0
     found = first / "detections.json"
     assert run("--detections", found, "--data-root", data_root, "--output", second) == 0
-    for name in ("published", "coco", "operating_point", "best_f1", "pd_fa", "per_sequence", "counts"):
+    for name in set(read(first)) - {"protocol"}:
         assert read(first)[name] == read(second)[name]
     assert read(second)["protocol"]["detections"] == str(found)
+    assert read(second)["protocol"]["weights"] == str(weights)  # metrics.json beside the file says so
     assert read(first)["speed"] == {} and not (second / "detections.json").exists()
 
 
@@ -132,6 +137,40 @@ def test_detections_file_needs_no_frames(data_root, tmp_path):
     assert run("--detections", found, "--annotations", annotations, "--data-root", tmp_path, "--output", out) == 0
     metrics = read(out)
     assert metrics["published"]["mAP50"] == pytest.approx(1.0) and metrics["pd_fa"]["pd"] == 1.0
+    assert metrics["per_scr"] == []
+
+
+def test_gallery_and_report_of_a_file(data_root, tmp_path):
+    """One target missed, one false alarm: each is a strip of the page and of the report, which needs nothing else."""
+    found = tmp_path / "found.json"
+    results = [detection(n + 1, 1, 8 + n, 16, 8, 8, 0.9) for n in range(FRAMES - 2)]
+    results[3] = detection(4, 1, 40, 40, 8, 8, 0.8)
+    found.write_text(json.dumps(results))
+    out = tmp_path / "out"
+    assert run("--detections", found, "--data-root", data_root, "--output", out, "--gallery", "3") == 0
+    for name in ("gallery_misses.png", "gallery_false_alarms.png"):
+        width, height = Image.open(out / name).size
+        assert width > 5 * 240 and 240 < height < 2 * 240  # five frames, one strip
+    page = (out / "report.html").read_text()
+    assert "missed in data1/3.bmp" in page and "false alarm in data1/3.bmp" in page
+    assert page.count('src="data:image/png;base64,') == 10 and page.count('src="data:image/svg+xml') == 4
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+
+
+def test_several_files_are_compared(data_root, tmp_path, capsys):
+    files = []
+    for name, shift in (("near", 0), ("far", 30)):
+        files.append(tmp_path / f"{name}.json")
+        results = [detection(n + 1, 1, 8 + n + shift, 16, 8, 8, 0.9) for n in range(FRAMES - 2)]
+        files[-1].write_text(json.dumps(results))
+    out = tmp_path / "out"
+    flags = ("--data-root", data_root, "--output", out, "--gallery", "1", "--published", "none")
+    assert run("--detections", *files, *flags) == 0
+    assert {name: run["pd_fa"]["pd"] for name, run in read(out, "comparison.json").items()} == {"near": 1, "far": 0}
+    assert (out / "gallery_misses_2.png").is_file() and not (out / "gallery_misses_1.png").exists()
+    assert "Worst misses of far" in (out / "report.html").read_text()
+    printed = capsys.readouterr().out
+    assert printed.index("near") < printed.index("far") and not (out / "confidence.png").exists()
 
 
 def test_empty_frames_on_request(data_root, weights, tmp_path):
@@ -214,8 +253,9 @@ def test_files_are_written_before_the_report(data_root, tmp_path, monkeypatch):
     found.write_text(json.dumps([detection(1, 1, 8, 16, 8, 8, 0.9)]))
     monkeypatch.setattr(sys, "stdout", ClosedPipe())
     with pytest.raises(BrokenPipeError):
-        main(Config(detections=found, data_root=data_root, output=tmp_path / "out"))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "pr_curve.png"}
+        main(Config(detections=(found,), data_root=data_root, output=tmp_path / "out"))
+    figures = {f"{name}{kind}" for name in FIGURES for kind in (".png", ".svg")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "report.html", *figures}
 
 
 @pytest.mark.parametrize(
@@ -231,10 +271,19 @@ def test_files_are_written_before_the_report(data_root, tmp_path, monkeypatch):
         (["--weights", "{weights}", "--device", "tpu9"], "--device tpu9: no such device"),
         (["--detections", "none.json"], "none.json: detections cannot be read"),
         (["--weights", "a.pth", "--published", "SIRST"], "SIRST"),
+        (["--weights", "a.pth", "--gallery", "-1"], "--gallery -1 is less than 0"),
+        (["--weights", "a.pth", "--names", "a"], "--names is for --detections"),
+        (["--detections", "none.json", "--nms", "0.5"], "--nms is for --weights"),
+        (["--detections", "none.json", "--names", "a", "b"], "--names: 2 for 1 detection files"),
+        (["--detections", "{found}", "--gallery", "2", "--data-root", "nowhere", "--annotations", "{truth}"],
+         "0.bmp: no such frame; the gallery needs the frames"),
     ],
 )
 def test_errors_are_one_line(data_root, weights, tmp_path, capsys, flags: list[str], message: str):
-    flags = [flag.format(weights=weights) for flag in flags]
+    found = tmp_path / "found.json"
+    found.write_text(json.dumps([detection(1, 1, 50, 50, 8, 8, 0.9)]))
+    truth = data_root / "annotations" / "instances_test2017.json"
+    flags = [flag.format(weights=weights, found=found, truth=truth) for flag in flags]
     defaults = ["--output", str(tmp_path), "--device", "cpu", "--data-root", str(data_root)]
     with pytest.raises(SystemExit) as stop:
         run_command(main, Config, [*defaults, *flags])

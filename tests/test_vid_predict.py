@@ -6,6 +6,7 @@ import _thread
 import csv
 import gc
 import json
+import signal
 import threading
 import time
 import weakref
@@ -20,10 +21,9 @@ from PIL import Image
 from nets import SSTNet
 from utils.checkpoint import save_weights
 from utils.cli import run_command
-from utils.detector import Detections, Detector, coco_results
+from utils.detector import Detector, coco_results
 from utils.frames import read_frame
-from utils.overlay import Truth, match_frame
-from utils.prediction_files import JsonList
+from utils.overlay import Truth
 from utils.video import Frame, open_source
 from vid_predict import Config, detect_frames, main
 
@@ -179,6 +179,51 @@ def test_annotations_tell_hits_misses_and_false_alarms(weights, clip, tmp_path, 
     assert len(set(ids.values())) == len(ids) and ids["10.png"] > 4  # others get ids of their own
 
 
+def test_tracks_in_every_file(weights, clip, tmp_path, capsys):
+    """The network's own detections as annotations: each is hit by its own track, so nothing switches."""
+    common = ("--weights", weights, "--source", clip, "--confidence", CONFIDENCE, "--save", "frames", "--track")
+    assert predict(*common, "--output", tmp_path / "first") == 0
+    results = read_results(tmp_path / "first")
+    lines = [line.split(",") for line in (tmp_path / "first" / "tracks.txt").read_text().splitlines()]
+    assert [(int(f), int(t), float(x)) for f, t, x, *_ in lines] == [
+        (r["image_id"], r["track_id"], r["bbox"][0]) for r in results
+    ]
+    assert {len(line) for line in lines} == {10} and {line[-1] for line in lines} == {"-1"}
+    with (tmp_path / "first" / "detections.csv").open(newline="") as file:
+        assert [int(row["track_id"]) for row in csv.DictReader(file)] == [r["track_id"] for r in results]
+    assert not (tmp_path / "first" / "track_metrics.json").exists()
+
+    tracks = {r["track_id"] for r in results if r["image_id"] <= 10}
+    images = [{"id": n, "file_name": f"clip/{n}.png", "height": 256, "width": 320} for n in range(1, 11)]
+    annotations = [
+        {"id": n, "image_id": r["image_id"], "category_id": 1, "bbox": [round(v) for v in r["bbox"]], "area": 9,
+         "iscrowd": 0, "track_id": 100 + r["track_id"]}
+        for n, r in enumerate(results, start=1) if r["image_id"] <= 10 and min(r["bbox"][2:]) > 1
+    ]  # fmt: skip
+    truth = tmp_path / "truth.json"
+    names = [{"id": 1, "name": "target"}]
+    truth.write_text(json.dumps({"images": images, "annotations": annotations, "categories": names}))
+    capsys.readouterr()
+    assert predict(*common, "--output", tmp_path / "second", "--annotations", truth) == 0
+    metrics = json.loads((tmp_path / "second" / "track_metrics.json").read_text())
+    assert metrics["annotated_tracks"] == len({a["track_id"] for a in annotations}) > 1
+    assert metrics["track_pd"] == 1.0 and metrics["identity_switches"] == 0
+    assert metrics["found_tracks"] == len(tracks)
+    assert "100.0 % of" in capsys.readouterr().out
+
+
+def test_which_annotations_tell_tracks_apart(clip, tmp_path):
+    annotations = tmp_path / "list.txt"
+    annotations.write_text("clip/2.png 2,2,5,5,0\nclip/3.png\n")
+    truth = Truth(annotations, open_source(clip), ("target",))
+    found, empty = (truth.find(clip / name) for name in ("2.png", "3.png"))
+    assert truth.tracks(found, 0).tolist() == [0] and truth.tracks(found, 1).tolist() == [1]
+    assert truth.tracks(empty, 0).tolist() == []
+    annotations.write_text("clip/2.png 2,2,5,5,0 9,9,12,12,0\n")
+    truth = Truth(annotations, open_source(clip), ("target",))
+    assert not truth.tells_tracks and truth.tracks(truth.find(clip / "2.png"), 0) is None
+
+
 def test_a_list_serves_a_network_of_several_classes(clip, tmp_path):
     annotations = tmp_path / "list.txt"
     annotations.write_text("clip/2.png 2,2,5,5,0\n")
@@ -199,17 +244,6 @@ def test_the_samples_annotations_fit_the_sample_videos(weights, tmp_path, capsys
         source = open_source(SAMPLES / f"{name}.mp4")
         assert (entry["frames"], entry["fps"], entry["size"][::-1]) == (source.total, source.fps, list(source.size))
         assert len(entry["boxes"]) == entry["frames"]
-
-
-def test_a_frame_is_matched_by_centre_distance_and_class():
-    detections = Detections(
-        np.array([[10, 10, 18, 18], [50, 50, 58, 58], [81, 80, 89, 88]], np.float32), np.ones(3), np.array([0, 0, 1])
-    )
-    targets = np.array([[12, 11, 20, 19, 0], [50, 54, 58, 62, 0], [80, 80, 88, 88, 0]], np.float32)
-    hit, false_alarm = match_frame(detections, targets)
-    assert hit.tolist() == [True, False, False]  # 2.2 pixels off; 4 pixels off; another class
-    assert false_alarm.tolist() == [False, True, True]
-    assert [mask.tolist() for mask in match_frame(detections, np.zeros((0, 5), np.float32))] == [[], [True] * 3]
 
 
 def test_memory_does_not_grow_with_the_source(weights):
@@ -234,45 +268,31 @@ def test_memory_does_not_grow_with_the_source(weights):
     assert seen == 120 and 0 < most <= 3 * detector.chunk
 
 
-def test_ctrl_c_leaves_a_playable_video_and_valid_json(weights, tmp_path, capsys):
+@pytest.mark.parametrize(("stop", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_leave_a_playable_video_and_valid_json(weights, tmp_path, capsys, stop, expected):
+    handler = signal.getsignal(signal.SIGTERM)
+
     def interrupt() -> None:
         deadline = time.monotonic() + 60
         frames = tmp_path / "frames"
         while time.monotonic() < deadline and not (frames.is_dir() and sum(1 for _ in frames.iterdir()) >= 5):
             time.sleep(0.002)
-        _thread.interrupt_main()
+        _thread.interrupt_main(stop)
 
     watcher = threading.Thread(target=interrupt)
     watcher.start()
     status = predict(
         *("--weights", weights, "--source", VIDEO, "--output", tmp_path, "--confidence", CONFIDENCE),
-        *("--save", "both", "--input-size", 320, 416),
+        *("--save", "both", "--input-size", 320, 416, "--track"),
     )
     watcher.join()
-    assert status == 130
+    assert status == expected and signal.getsignal(signal.SIGTERM) is handler
     written = count_frames(tmp_path / "detections.mp4")
     assert 4 <= written < 302
     ids = [result["image_id"] for result in read_results(tmp_path)]
     assert ids == sorted(ids) and max(ids) <= written + 1
+    assert len((tmp_path / "tracks.txt").read_text().splitlines()) == len(ids)
     assert " frames, " in capsys.readouterr().out
-
-
-def test_the_json_list_is_valid_after_every_step(tmp_path):
-    path = tmp_path / "list.json"
-    growing = JsonList(path)
-    assert json.loads(path.read_text()) == []
-    growing.extend([{"a": 1}, {"a": 2}])
-    assert json.loads(path.read_text()) == [{"a": 1}, {"a": 2}]
-    growing.extend([])
-
-    def interrupted():
-        yield {"a": 3}
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        growing.extend(interrupted())
-    growing.close()
-    assert json.loads(path.read_text()) == [{"a": 1}, {"a": 2}, {"a": 3}]
 
 
 def test_a_truncated_frame_stops_with_what_came_before(weights, clip, tmp_path, capfd):
@@ -297,7 +317,8 @@ def test_a_truncated_frame_stops_with_what_came_before(weights, clip, tmp_path, 
         (("--annotations", "missing.json"), "missing.json"),
         (("--annotations", "{other}"), "annotates no frame of this source"),
         (("--confidence", "1.5"), "--confidence 1.5: must be between 0 and 1"),
-        (("--chunk", "0"), "--chunk 0"),
+        (("--chunk", "-1"), "--chunk -1"),
+        (("--track-gap", "3"), "are for --track"),
         (("--input-size", "500", "500"), "multiples of 32"),
         (("--device", "abacus"), "--device abacus"),
         (("--fps", "-1"), "above 0"),

@@ -94,8 +94,10 @@ class TrainConfig:
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     amp: Literal["off", "bf16", "fp16"] = "off"
     """Mixed precision of the network; losses stay in float32."""
-    channels_last: bool = False
-    """Keep images and kernels channels-last in memory."""
+    channels_last: bool = True
+    """Keep maps and kernels channels-last in memory: the same numbers, faster on CPUs and on GPUs with bf16."""
+    recompute: Literal["off", "extractor", "motion", "both"] = "off"
+    """Gradient checkpointing: parts that compute their inner results twice rather than keep them in memory."""
     compile: bool = False
     """Compile the network with torch.compile."""
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_convert
 from tqdm import tqdm
 
-from nets import SSTNet, VideoStream
+from nets import SSTNet, VideoStream, frames_together, inference_form
 from nets.yolox_head import decode_output
 from utils.annotations import Annotations
 from utils.checkpoint import load_network
@@ -139,10 +139,11 @@ def plan_blocks(annotations: Annotations, num_frames: int, input_size: tuple[int
 
 
 class Detector:
-    """A network with its input size and protocol.
+    """A network, in its inference form, with its input size and protocol.
 
     `min_confidence`, `nms` (IoU) and `max_detections` are those of the published evaluation. `chunk`
-    consecutive frames go through the network together. `repeat_key_frame` makes it a single-frame detector.
+    consecutive frames go through the network together, and are read ahead of it (0: as many as suit the device).
+    `repeat_key_frame` makes it a single-frame detector.
     """
 
     def __init__(
@@ -155,20 +156,21 @@ class Detector:
         nms: float = 0.65,
         min_confidence: float = 0.001,
         max_detections: int = 100,
-        chunk: int = 8,
+        chunk: int = 0,
         repeat_key_frame: bool = False,
     ) -> None:
         if any(side <= 0 or side % 32 for side in input_size):
             raise UserError(f"input size {input_size[0]} x {input_size[1]}: both sides must be multiples of 32")
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self.model = inference_form(model).to(self.device)
         self.class_names = tuple(class_names)
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.resize = resize
         self.nms = nms
         self.min_confidence = min_confidence
         self.max_detections = max_detections
-        self.chunk = chunk
+        self.chunk = chunk or frames_together(self.input_size, self.device)
+        self.read_ahead = chunk or max(self.chunk, READERS)
         self.repeat_key_frame = repeat_key_frame
 
     @classmethod
@@ -186,7 +188,7 @@ class Detector:
     def stream(self, frames: Iterable[np.ndarray]) -> Iterator[Detections]:
         """Detect in the consecutive grey frames (h, w) uint8 of one sequence, lazily and in constant memory.
 
-        Frames are taken a chunk ahead of what has come out. A frame of another size is a `UserError`.
+        Frames are taken `read_ahead` frames ahead of what has come out. A frame of another size is a `UserError`.
         """
         frames = iter(frames)
         first = next(frames, None)
@@ -195,7 +197,7 @@ class Detector:
         letterbox = Letterbox(first.shape, self.input_size, self.resize)
         network = self._network()
         numbered = enumerate(chain([first], frames))
-        inputs = _map_ahead(partial(_fit_frame, letterbox=letterbox), numbered, depth=self.chunk)
+        inputs = _map_ahead(partial(_fit_frame, letterbox=letterbox), numbered, depth=self.read_ahead)
         for chunk in _chunks(inputs, self.chunk):
             yield from self.to_detections(self._push(network, chunk), letterbox)
 
@@ -208,7 +210,7 @@ class Detector:
         num_frames = 1 if self.repeat_key_frame else self.model.num_frames
         blocks = plan_blocks(annotations, num_frames, self.input_size, self.resize)
         frames = ((block, position) for block in blocks for position in range(len(block.paths)))
-        inputs = _map_ahead(_read_block_frame, frames, depth=2 * self.chunk)
+        inputs = _map_ahead(_read_block_frame, frames, depth=2 * self.read_ahead)
         network = self._network()
         for _, members in groupby(inputs, key=itemgetter(0)):
             network.reset()

@@ -49,6 +49,7 @@ class Mark:
     box: np.ndarray
     kind: Kind = "detection"
     text: str = ""
+    trail: np.ndarray | tuple = ()  # (n, 2) x, y of its centre in earlier frames, oldest first, and now
 
     def pixels(self) -> Rect:
         """The pixels that the box touches."""
@@ -76,12 +77,14 @@ class Annotator:
     def draw(self, grey: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
         """Grey frame (h, w) uint8 and marks, most important first -> RGB (h, w, 3) uint8 of the same size."""
         picture = _Picture(grey, marks)
+        for mark in marks:
+            picture.draw_trail(mark.trail, COLOURS[mark.kind])
         placed = self._place_insets(picture, marks) if self.insets else []
         for number, (mark, crop, place) in enumerate(placed, start=1):
             _draw_inset(picture, mark, crop, place, str(number) if len(placed) > 1 else "")
         numbers = {id(mark): f"{number}: " for number, (mark, _, _) in enumerate(placed, start=1)}
         for mark in marks:
-            for line in _mark_lines(mark.pixels().grown(GAP + 1), mark.kind):
+            for line in mark_lines(mark.pixels().grown(GAP + 1), mark.kind):
                 picture.fill(line, COLOURS[mark.kind])
         for mark in marks:
             number = numbers.get(id(mark), "") if len(placed) > 1 else ""
@@ -153,19 +156,32 @@ class _Picture:
         window = self._window(rect)
         self.rgb[window][~self.targets[window]] = colour
 
+    def draw_trail(self, trail: np.ndarray | tuple, colour: tuple[int, int, int]) -> None:
+        """A one-pixel line through the points, fading towards the first; pixels of targets stay as they are."""
+        if len(trail) < 2:
+            return
+        strength = np.zeros(self.grey.shape, np.uint8)
+        points = np.rint(trail).astype(int).tolist()
+        for n, (start, end) in enumerate(zip(points, points[1:], strict=False), start=1):
+            cv2.line(strength, start, end, int(80 + 150 * n / len(points)))
+        line = (strength > 0) & ~self.targets
+        self.taken |= line
+        opacity = strength[line, None] / 255
+        self.rgb[line] = np.rint(self.rgb[line] * (1 - opacity) + opacity * np.array(colour)).astype(np.uint8)
+
     def label(self, text: str, mark: Mark) -> None:
         """Write beside the mark at the first free place; nowhere if there is none."""
         if not text:
             return
-        strokes, halo = _text_masks(text, self.font_size)
+        strokes, halo = text_masks(text, self.font_size)
         height, width = strokes.shape
         place = next(filter(self.is_free, _label_places(mark.pixels().grown(GAP + 1), width, height)), None)
         if place is not None:
             self.take(place)
-            _blend(self.rgb[self._window(place)], strokes, halo, COLOURS[mark.kind])
+            blend(self.rgb[self._window(place)], strokes, halo, COLOURS[mark.kind])
 
 
-def _mark_lines(rect: Rect, kind: Kind) -> Iterator[Rect]:
+def mark_lines(rect: Rect, kind: Kind) -> Iterator[Rect]:
     """One-pixel lines on the border of `rect`: corners, or for a missed target the middles of its sides."""
     left, top, right, bottom = rect
     across, down = right - left, bottom - top
@@ -218,19 +234,19 @@ def _draw_inset(picture: _Picture, mark: Mark, crop: Rect, place: Rect, number: 
     inset = _Picture(enlarged, [])
     corners = (mark.box.reshape(2, 2) - (crop.left, crop.top)) * MAGNIFICATION
     outline = Mark(corners.reshape(4), mark.kind).pixels().grown(1)
-    for line in _mark_lines(outline, mark.kind):
+    for line in mark_lines(outline, mark.kind):
         inset.fill(line, colour)
     if number:
-        strokes, halo = _text_masks(number, picture.font_size)
+        strokes, halo = text_masks(number, picture.font_size)
         height, width = strokes.shape
-        _blend(inset.rgb[2 : 2 + height, 3 : 3 + width], strokes, halo, colour)
+        blend(inset.rgb[2 : 2 + height, 3 : 3 + width], strokes, halo, colour)
     picture.fill(place.grown(2), (0, 0, 0))
     picture.fill(place.grown(1), colour)
     picture.rgb[place.top : place.bottom, place.left : place.right] = inset.rgb
 
 
 @lru_cache(maxsize=1024)
-def _text_masks(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+def text_masks(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Opacity (h, w) float32 in 0..1 of a text's strokes and of the dark halo that keeps it legible."""
     font = ImageFont.load_default(size)
     left, top, right, bottom = (int(value) for value in font.getbbox(text, stroke_width=1))
@@ -242,7 +258,7 @@ def _text_masks(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     return masks[0] ** 0.6, masks[1]  # thin strokes would lose their colour
 
 
-def _blend(region: np.ndarray, strokes: np.ndarray, halo: np.ndarray, colour: tuple[int, int, int]) -> None:
+def blend(region: np.ndarray, strokes: np.ndarray, halo: np.ndarray, colour: tuple[int, int, int]) -> None:
     """Put a text onto `region` (h, w, 3), in place."""
     dark = region * (1 - 0.75 * halo[..., None])
     region[:] = np.rint(dark * (1 - strokes[..., None]) + strokes[..., None] * np.array(colour, np.float32))

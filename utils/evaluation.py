@@ -7,169 +7,156 @@ are fractions. Where a figure has no meaning (no detection, no target) it is 0.0
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from utils.bootstrap import bootstrap_intervals
 from utils.cli import UserError
-from utils.evaluation_coco import MAX_DETECTIONS, CocoScores, Matches, precision_curve, run_cocoeval
-from utils.evaluation_input import GroundTruth, Results, parse_ground_truth, parse_results
-from utils.pd_fa import CENTRE_DISTANCE, match_centres
-
-SCORING = {  # what every evaluation records in `protocol`
-    "max_detections_scored": MAX_DETECTIONS,
-    "operating_point_iou": 0.5,
-    "pd_centre_distance": CENTRE_DISTANCE,
-}
-
-
-@dataclass(frozen=True)
-class PublishedProtocol:
-    """The figures of the papers' tables; precision is a mean over the PR curve, not an operating point."""
-
-    mAP50: float
-    precision: float
-    recall: float
-    f1: float
+from utils.evaluation_coco import MAX_DETECTIONS, CocoScores, Matches, run_cocoeval
+from utils.evaluation_groups import number_sequences, per_scr, per_sequence, per_size
+from utils.evaluation_input import GroundTruth, Results, ResultTable, parse_ground_truth, parse_results
+from utils.evaluation_metrics import (
+    CocoTable,
+    Counts,
+    Evaluation,
+    PublishedProtocol,
+    best_f1_point,
+    confidence_histogram,
+    curve_precision,
+    harmonic_mean,
+    operating_point,
+)
+from utils.pd_fa import CENTRE_DISTANCE, CentreMatches, match_centres, pd_fa, pd_fa_curve
 
 
-@dataclass(frozen=True)
-class CocoTable:
-    """COCO's summary, mean over the categories that have targets."""
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """An evaluation with the single targets and detections behind it, of the frames that were scored."""
 
-    AP: float
-    AP50: float
-    AP75: float
-    AP_small: float
-    AR100: float
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """What a user sees who shows the detections of at least this confidence (match: IoU 0.5)."""
-
-    confidence: float
-    precision: float
-    recall: float
-    f1: float
+    evaluation: Evaluation
+    truth: GroundTruth
+    detections: Results
+    matches: Matches  # by IoU 0.5
+    centres: CentreMatches  # by centre distance; positions as in `truth` and `detections`
+    scr: np.ndarray | None  # (G,) signal-to-clutter ratio of each target, NaN where it is not known
 
 
-@dataclass(frozen=True)
-class PdFa:
-    """Targets hit within 3 pixels of the centre, and detections that hit nothing, at the stated confidence.
-
-    False alarms are counted in boxes: not the Fa of the segmentation papers, false pixels over all pixels.
-    """
-
-    pd: float
-    false_alarms_per_frame: float
-    false_alarms_per_megapixel: float | None  # None where the ground truth does not say the image sizes
+def evaluate(coco: dict, results: list[dict] | ResultTable, confidence: float = 0.5, **options: Any) -> Evaluation:
+    """Score COCO results against a COCO ground truth dict; options and errors: those of `score`."""
+    return score(coco, results, confidence, **options).evaluation
 
 
-@dataclass(frozen=True)
-class SequenceMetrics:
-    """One sequence (a folder of frames); precision and recall at the stated confidence."""
-
-    frames: int
-    targets: int
-    mAP50: float
-    precision: float
-    recall: float
-    pd: float
-    false_alarms_per_frame: float
-    false_alarms_per_megapixel: float | None
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What was scored."""
-
-    frames: int
-    targets: int
-    detections: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All metrics of one set of detections."""
-
-    published: PublishedProtocol
-    coco: CocoTable
-    operating_point: OperatingPoint
-    best_f1: OperatingPoint
-    pd_fa: PdFa
-    per_sequence: dict[str, SequenceMetrics]
-    counts: Counts
-    pr_curve: tuple[float, ...]  # precision at recall 0, 0.01, ..., 1; IoU 0.5, first category
-    categories: tuple[str, ...]
-    protocol: dict
-    speed: dict
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict:
-        """The content of `metrics.json`: plain types, every metric a fraction."""
-        return asdict(self)
-
-
-def evaluate(
+def score(
     coco: dict,
-    results: list[dict],
+    results: list[dict] | ResultTable,
     confidence: float = 0.5,
     *,
     include_empty_frames: bool = False,
+    max_detections: int = MAX_DETECTIONS,
+    resamples: int = 0,
+    scr: Sequence[float] | None = None,
     protocol: dict | None = None,
     speed: dict | None = None,
     truth_source: str = "ground truth",
     results_source: str = "detections",
-) -> Evaluation:
+) -> Scored:
     """Score COCO results against a COCO ground truth dict; neither is changed.
 
     Frames without annotations are skipped, as the published protocol does, unless `include_empty_frames`.
-    `protocol` (how the detections were made) and `speed` are recorded as they are. Raises `UserError` naming
-    the source for ground truth or detections that cannot be used.
+    `max_detections` of a frame and category are scored by IoU, best first. `resamples` of the sequences give the
+    intervals (0: none). `scr` is the contrast of each of the dict's annotations, by default their "scr" key.
+    `protocol` (how the detections were made) and `speed` are recorded as they are. Raises `UserError` naming the
+    source for ground truth or detections that cannot be used.
     """
     if not 0.0 <= confidence <= 1.0:
         raise UserError(f"confidence {confidence} is not between 0 and 1")
     truth = parse_ground_truth(coco, truth_source)
+    contrast = _contrast(coco, scr)
     detections = parse_results(results, truth, results_source)
     notes: list[str] = []
     if not include_empty_frames:
         truth, detections = _skip_empty_frames(truth, detections, notes)
-    scores = run_cocoeval(truth, detections)
+    scores = run_cocoeval(truth, detections, max_detections)
+    centres = match_centres(truth, detections)
     _note_gaps(truth, detections, scores.matches, confidence, notes)
-    shown = detections.select(detections.scores >= confidence)
-    centre_hits, false_alarms = match_centres(truth, shown)
-    counted = ~truth.crowd  # targets proper
-    alarm_frames = shown.image[false_alarms]
-    return Evaluation(
+    evaluation = Evaluation(
         published=_published(scores, notes),
         coco=_coco_table(scores),
-        operating_point=operating_point(scores.matches, confidence),
-        best_f1=best_f1_point(scores.matches),
-        pd_fa=_pd_fa(centre_hits[counted], alarm_frames, truth.sizes),
-        per_sequence=_per_sequence(truth, scores.matches, confidence, centre_hits, alarm_frames),
-        counts=Counts(len(truth.image_ids), int(counted.sum()), len(detections)),
         pr_curve=tuple(np.maximum(scores.precision[0, :, 0, 0], 0.0).tolist()),
+        **_by_iou(scores.matches, confidence),
+        **_by_centre(truth, detections, centres, confidence),
+        **_of_parts(truth, detections, scores.matches, centres, contrast, confidence, resamples, notes),
+        counts=Counts(len(truth.image_ids), int((~truth.crowd).sum()), len(detections)),
         categories=truth.category_names,
-        protocol={**(protocol or {}), "include_empty_frames": include_empty_frames, **SCORING},
+        protocol={
+            **(protocol or {}),
+            "include_empty_frames": include_empty_frames,
+            "max_detections_scored": max_detections,
+            "operating_point_iou": 0.5,
+            "pd_centre_distance": CENTRE_DISTANCE,
+        },
         speed=dict(speed or {}),
         notes=tuple(notes),
     )
+    return Scored(evaluation, truth, detections, scores.matches, centres, contrast)
+
+
+def _by_iou(matches: Matches, confidence: float) -> dict[str, Any]:
+    return {
+        "operating_point": operating_point(matches, confidence),
+        "best_f1": best_f1_point(matches),
+        "confidences": confidence_histogram(matches),
+    }
+
+
+def _by_centre(truth: GroundTruth, found: Results, centres: CentreMatches, confidence: float) -> dict[str, Any]:
+    targets = int((~truth.crowd).sum())
+    hits = np.count_nonzero(centres.found_at >= confidence)
+    alarms = np.count_nonzero(centres.false_alarm & (found.scores >= confidence))
+    return {
+        "pd_fa": pd_fa(hits, targets, alarms, truth.sizes),
+        "pd_fa_curve": pd_fa_curve(centres, found.scores, targets, truth.sizes),
+    }
+
+
+def _of_parts(
+    truth: GroundTruth,
+    found: Results,
+    matches: Matches,
+    centres: CentreMatches,
+    contrast: np.ndarray | None,
+    confidence: float,
+    resamples: int,
+    notes: list[str],
+) -> dict[str, Any]:
+    """Figures by sequence, size and contrast, and the intervals, which come of the sequences."""
+    hits = np.zeros(len(truth.image), dtype=bool)
+    hits[~truth.crowd] = matches.found_at >= confidence
+    centre_hits = centres.found_at >= confidence  # (G,)
+    alarm_frames = found.image[centres.false_alarm & (found.scores >= confidence)]
+    names, sequence = number_sequences(truth.file_names)
+    if resamples and len(names) < 2:
+        notes.append("one sequence: no intervals, which are drawn over sequences")
+    shared = (centre_hits, alarm_frames)
+    return {
+        "per_sequence": per_sequence(truth, matches, confidence, *shared),
+        "per_size": per_size(truth, hits, centre_hits),
+        "per_scr": () if contrast is None else per_scr(truth, contrast, hits, centre_hits),
+        "intervals": bootstrap_intervals(matches, truth, sequence, confidence, *shared, resamples),
+    }
+
+
+def _contrast(coco: dict, scr: Sequence[float] | None) -> np.ndarray | None:
+    """Signal-to-clutter ratio of each annotation, NaN where it is not known; None where none is."""
+    given = [annotation.get("scr") for annotation in coco["annotations"]] if scr is None else list(scr)
+    known = [value if isinstance(value, (int, float)) else np.nan for value in given]
+    values = np.array(known, dtype=float)
+    return values if np.isfinite(values).any() else None
 
 
 # ---- published protocol and COCO table --------------------------------------------------------------------
-
-
-def curve_precision(curve: Sequence[float], recall: float) -> float:
-    """Precision of the published protocol: mean of the curve's first int(100 recall) of 101 points."""
-    points = int(100 * recall)
-    return float(np.mean(curve[:points])) if points else 0.0
-
-
-def harmonic_mean(precision: float, recall: float) -> float:
-    """F1; 0 where both are 0."""
-    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
 def _published(scores: CocoScores, notes: list[str]) -> PublishedProtocol:
@@ -196,99 +183,9 @@ def _coco_table(scores: CocoScores) -> CocoTable:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean over the categories that have targets (pycocotools marks the others by -1); 0 if none has."""
+    """Mean over the categories that have targets (the others are marked by -1); 0 if none has."""
     valid = values[values > -1]
     return float(valid.mean()) if valid.size else 0.0
-
-
-# ---- operating points -------------------------------------------------------------------------------------
-
-
-def operating_point(matches: Matches, confidence: float) -> OperatingPoint:
-    """Precision, recall and F1 of all categories together, detections of at least `confidence`."""
-    shown = matches.scores >= confidence
-    hits = np.count_nonzero(matches.hits[shown])
-    precision = _ratio(hits, np.count_nonzero(shown))
-    recall = _ratio(hits, len(matches.target_image))
-    return OperatingPoint(float(confidence), precision, recall, harmonic_mean(precision, recall))
-
-
-def best_f1_point(matches: Matches) -> OperatingPoint:
-    """The operating point of the best F1 over all confidences; of equal ones the highest confidence."""
-    if not matches.hits.any():
-        return OperatingPoint(0.0, 0.0, 0.0, 0.0)
-    order = np.argsort(-matches.scores, kind="stable")
-    scores, true_positives = matches.scores[order], np.cumsum(matches.hits[order])
-    f1 = 2 * true_positives / (np.arange(1, len(scores) + 1) + len(matches.target_image))
-    last_of_tie = np.append(scores[1:] != scores[:-1], True)  # a threshold cannot part equal confidences
-    best = int(np.argmax(np.where(last_of_tie, f1, -1.0)))
-    return operating_point(matches, float(scores[best]))
-
-
-def _ratio(part: int, whole: float) -> float:
-    return float(part / whole) if whole else 0.0
-
-
-# ---- Pd, false alarms, sequences --------------------------------------------------------------------------
-
-
-def _pd_fa(hits: np.ndarray, alarm_frames: np.ndarray, sizes: np.ndarray) -> PdFa:
-    """From each target's hit flag, each false alarm's frame and each frame's (height, width)."""
-    pixels = sizes.prod(axis=1)
-    known = bool(len(sizes)) and bool(pixels.all())
-    return PdFa(
-        pd=_ratio(np.count_nonzero(hits), len(hits)),
-        false_alarms_per_frame=_ratio(len(alarm_frames), len(sizes)),
-        false_alarms_per_megapixel=_ratio(len(alarm_frames), pixels.sum() / 1e6) if known else None,
-    )
-
-
-def sequence_names(file_names: Sequence[str]) -> list[str]:
-    """The sequence of each frame: its folder, without the leading folders that all frames share.
-
-    `images/test/data6/0.bmp` and `images/test/data11/0.bmp` give `data6` and `data11`.
-    """
-    folders = [PurePosixPath(name.replace("\\", "/")).parent.parts for name in file_names]
-    distinct = set(folders)
-    shared = 0
-    while all(len(f) > shared + 1 for f in distinct) and len({f[shared] for f in distinct}) == 1:
-        shared += 1
-    return ["/".join(parts[shared:]) or "." for parts in folders]
-
-
-def _per_sequence(
-    truth: GroundTruth, matches: Matches, confidence: float, centre_hits: np.ndarray, alarm_frames: np.ndarray
-) -> dict[str, SequenceMetrics]:
-    """The metrics of every sequence, in the order of first appearance."""
-    names = sequence_names(truth.file_names)
-    number = {name: n for n, name in enumerate(dict.fromkeys(names))}
-    sequence = np.array([number[name] for name in names], dtype=np.int64)  # (I,)
-    found: dict[str, SequenceMetrics] = {}
-    for name, n in number.items():
-        frames = sequence == n
-        part = matches.select(frames)
-        point = operating_point(part, confidence)
-        hits = centre_hits[frames[truth.image] & ~truth.crowd]
-        alarms = _pd_fa(hits, alarm_frames[frames[alarm_frames]], truth.sizes[frames])
-        found[name] = SequenceMetrics(
-            frames=int(frames.sum()),
-            targets=len(hits),
-            mAP50=_mean_average_precision(part),
-            precision=point.precision,
-            recall=point.recall,
-            **asdict(alarms),
-        )
-    return found
-
-
-def _mean_average_precision(matches: Matches) -> float:
-    """AP at IoU 0.5, mean over the categories that have targets here."""
-    values = []
-    for category in np.unique(matches.target_category):
-        own = matches.category == category
-        targets = np.count_nonzero(matches.target_category == category)
-        values.append(precision_curve(matches.scores[own], matches.hits[own], targets).mean())
-    return float(np.mean(values)) if values else 0.0
 
 
 # ---- what the figures leave out ---------------------------------------------------------------------------

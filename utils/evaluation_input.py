@@ -25,6 +25,10 @@ class GroundTruth:
     areas: np.ndarray  # (G,) square pixels
     crowd: np.ndarray  # (G,) bool: a region to ignore, neither target nor false alarm
 
+    def centres(self, which: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Centres x, y (n, 2) of some boxes."""
+        return self.boxes[which, :2] + self.boxes[which, 2:] / 2
+
     def only_annotated(self) -> GroundTruth:
         """The same without the frames that have no annotation."""
         used = np.unique(self.image)
@@ -48,6 +52,10 @@ class Results:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def centres(self, which: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Centres x, y (n, 2) of some boxes."""
+        return self.boxes[which, :2] + self.boxes[which, 2:] / 2
 
     def select(self, keep: np.ndarray) -> Results:
         """The detections of a mask or an index array."""
@@ -81,40 +89,61 @@ def parse_ground_truth(coco: dict, source: str = "ground truth") -> GroundTruth:
         sizes=_numbers(sizes, f"{source}: images", "height and width").reshape(-1, 2)[order],
         category_ids=category_ids,
         category_names=tuple(str(category.get("name", category["id"])) for category in categories),
-        image=_positions(annotations, "image_id", image_ids, where),
-        category=_positions(annotations, "category_id", category_ids, where),
+        image=_positions(_ids(annotations, "image_id", where), "image_id", image_ids, where),
+        category=_positions(_ids(annotations, "category_id", where), "category_id", category_ids, where),
         boxes=boxes,
         areas=_numbers(areas, where, "area"),
         crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool),
     )
 
 
-def parse_results(results: list[dict], truth: GroundTruth, source: str = "detections") -> Results:
+@dataclass(frozen=True)
+class ResultTable:
+    """Detections as arrays with the ids of their file; what a COCO results list becomes."""
+
+    image_ids: np.ndarray  # (D,) int64
+    category_ids: np.ndarray  # (D,) int64
+    boxes: np.ndarray  # (D, 4) x, y, w, h in image pixels
+    scores: np.ndarray  # (D,)
+
+
+def tabulate(results: list[dict], source: str = "detections", first: int = 0) -> ResultTable:
     """Check a COCO results list and turn it into arrays; the list is not changed.
 
-    Each entry has `image_id`, `category_id`, `bbox` (x, y, w, h in image pixels) and `score`. Raises
-    `UserError` naming `source` and the entry: missing key, unknown image or category id, NaN.
+    Each entry has `image_id`, `category_id`, `bbox` (x, y, w, h in image pixels) and `score`. Raises `UserError`
+    naming `source` and the entry, counted from `first`: missing key, NaN, negative side.
     """
     if not isinstance(results, list):
         raise UserError(f"{source}: not a COCO results file (a list of detections expected)")
-    return Results(
-        image=_positions(results, "image_id", truth.image_ids, source),
-        category=_positions(results, "category_id", truth.category_ids, source),
-        boxes=_boxes(results, source),
-        scores=_numbers(_column(results, "score", source), source, "score"),
+    return ResultTable(
+        image_ids=_ids(results, "image_id", source, first),
+        category_ids=_ids(results, "category_id", source, first),
+        boxes=_boxes(results, source, first),
+        scores=_numbers(_column(results, "score", source, first), source, "score", first),
     )
 
 
-def _column(rows: list, key: str, source: str) -> list:
+def parse_results(results: list[dict] | ResultTable, truth: GroundTruth, source: str = "detections") -> Results:
+    """Detections as arrays of positions in the ground truth; `UserError` as `tabulate`, and for unknown ids."""
+    table = results if isinstance(results, ResultTable) else tabulate(results, source)
+    return Results(
+        image=_positions(table.image_ids, "image_id", truth.image_ids, source),
+        category=_positions(table.category_ids, "category_id", truth.category_ids, source),
+        boxes=table.boxes,
+        scores=table.scores,
+    )
+
+
+def _column(rows: list, key: str, source: str, first: int = 0) -> list:
     """`row[key]` of every row."""
     try:
         return [row[key] for row in rows]
     except (KeyError, TypeError, IndexError):
         bad = next(n for n, row in enumerate(rows) if not isinstance(row, dict) or key not in row)
-        raise UserError(f"{source}: entry {bad} (from 0) has no {key!r}") from None
+        raise UserError(f"{source}: entry {first + bad} (from 0) has no {key!r}") from None
 
 
-def _numbers(values: list, source: str, what: str) -> np.ndarray:
+def _numbers(values: list, source: str, what: str, first: int = 0) -> np.ndarray:
     """A column of finite numbers as float64."""
     if not values:
         return np.zeros(0)
@@ -124,39 +153,41 @@ def _numbers(values: list, source: str, what: str) -> np.ndarray:
         numbers = np.array(values, dtype=object)
     if numbers.dtype.kind not in "iuf":
         bad = next((n for n, value in enumerate(values) if np.array(value).dtype.kind not in "iuf"), 0)
-        raise UserError(f"{source}: entry {bad} (from 0): {what} is not a number: {values[bad]!r}")
+        raise UserError(f"{source}: entry {first + bad} (from 0): {what} is not a number: {values[bad]!r}")
     finite = np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
     if not finite.all():
         bad = int(np.argmin(finite))
-        raise UserError(f"{source}: entry {bad} (from 0): {what} is not finite: {values[bad]!r}; remove it")
+        raise UserError(f"{source}: entry {first + bad} (from 0): {what} is not finite: {values[bad]!r}; remove it")
     return numbers.astype(np.float64)
 
 
-def _boxes(rows: list, source: str) -> np.ndarray:
+def _boxes(rows: list, source: str, first: int = 0) -> np.ndarray:
     """The `bbox` of every row, (n, 4) x, y, w, h."""
-    column = _column(rows, "bbox", source)
+    column = _column(rows, "bbox", source, first)
     bad = next((n for n, box in enumerate(column) if not isinstance(box, Sequence) or len(box) != 4), None)
     if bad is not None:
-        raise UserError(f"{source}: entry {bad} (from 0): bbox is not [x, y, w, h]: {column[bad]!r}")
-    boxes = _numbers(column, source, "bbox").reshape(-1, 4)
+        raise UserError(f"{source}: entry {first + bad} (from 0): bbox is not [x, y, w, h]: {column[bad]!r}")
+    boxes = _numbers(column, source, "bbox", first).reshape(-1, 4)
     negative = (boxes[:, 2:] < 0).any(axis=1)
     if negative.any():
         bad = int(np.argmax(negative))
-        raise UserError(f"{source}: entry {bad} (from 0): bbox has a negative side: {column[bad]!r}")
+        raise UserError(f"{source}: entry {first + bad} (from 0): bbox has a negative side: {column[bad]!r}")
     return boxes
 
 
-def _integers(column: list, source: str, key: str) -> np.ndarray:
+def _ids(rows: list, key: str, source: str, first: int = 0) -> np.ndarray:
+    """A column of whole numbers as int64."""
+    column = _column(rows, key, source, first)
     ids = np.array(column) if column else np.zeros(0, dtype=np.int64)
     if ids.dtype.kind not in "iu" or ids.ndim != 1:
         bad = next((n for n, value in enumerate(column) if not isinstance(value, (int, np.integer))), 0)
-        raise UserError(f"{source}: entry {bad} (from 0): {key} is not a whole number: {column[bad]!r}")
+        raise UserError(f"{source}: entry {first + bad} (from 0): {key} is not a whole number: {column[bad]!r}")
     return ids.astype(np.int64)
 
 
 def _unique_ids(rows: list, source: str) -> tuple[np.ndarray, np.ndarray]:
     """The ids of a table in ascending order, and the order that sorts its rows so."""
-    ids = _integers(_column(rows, "id", source), source, "id")
+    ids = _ids(rows, "id", source)
     order = np.argsort(ids, kind="stable")
     repeated = ids[order][1:][np.diff(ids[order]) == 0]
     if len(repeated):
@@ -164,9 +195,8 @@ def _unique_ids(rows: list, source: str) -> tuple[np.ndarray, np.ndarray]:
     return ids[order], order
 
 
-def _positions(rows: list, key: str, known: np.ndarray, source: str) -> np.ndarray:
+def _positions(ids: np.ndarray, key: str, known: np.ndarray, source: str) -> np.ndarray:
     """Where each row's id stands in the ascending `known` ids."""
-    ids = _integers(_column(rows, key, source), source, key)
     at = np.searchsorted(known, ids)
     strange = np.ones(len(ids), dtype=bool)
     inside = at < len(known)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.cli import UserError
-from utils.evaluation import Evaluation, OperatingPoint
+from utils.evaluation_metrics import Evaluation, OperatingPoint, TargetBin
 from utils.pd_fa import CENTRE_DISTANCE
 
 
@@ -60,8 +61,12 @@ def format_report(evaluation: Evaluation) -> str:
         f"frame, {megapixel} per megapixel, at confidence {confidence:.3f}",
         f"                    (centres within {CENTRE_DISTANCE:g} pixels; alarms: boxes that hit nothing, "
         "not the Fa of false pixels)",
+        f"                    best Pd {_rates(evaluation)}",
+        *_intervals(evaluation),
         "",
         *_sequence_table(evaluation),
+        *_bin_table("size (side, pixels)", evaluation.per_size),
+        *_bin_table("contrast (SCR)", evaluation.per_scr),
     ]
     if evaluation.speed:
         lines += ["", *(f"speed: {name} {_value(value)}" for name, value in evaluation.speed.items())]
@@ -88,6 +93,44 @@ def _sequence_table(evaluation: Evaluation) -> list[str]:
             f"{_number(s.false_alarms_per_megapixel):>9}"
         )
     return rows
+
+
+def _rates(evaluation: Evaluation) -> str:
+    """The best Pd that a number of false alarms allows."""
+    rates = evaluation.pd_fa_curve.pd_at.items()
+    return ", ".join(f"{_percent(pd).strip()} at {rate}" for rate, pd in rates) + " false alarms per frame"
+
+
+def _intervals(evaluation: Evaluation) -> list[str]:
+    """The 95 % intervals of the headline figures in a line, or none."""
+    if not evaluation.intervals:
+        return []
+    names = {"mAP50": "mAP50", "precision": "P", "recall": "R", "f1": "F1", "pd": "Pd"}
+    parts = [
+        "{} {:.1f} to {:.1f}".format(name, *(100 * value for value in evaluation.intervals[key]))
+        for key, name in names.items()
+    ]
+    alarms = "false alarms per frame {:.3f} to {:.3f}".format(*evaluation.intervals["false_alarms_per_frame"])
+    sequences = len(evaluation.per_sequence)
+    return [
+        f"95 % intervals      {', '.join(parts)},",
+        f"                    {alarms}, by drawing {sequences} sequences",
+    ]
+
+
+def _bin_table(title: str, bins: Sequence[TargetBin]) -> list[str]:
+    """Recall and Pd of targets by size or contrast, or no line."""
+    if not bins:
+        return []
+    rows = [f"{title:<20} {'targets':>8} {'R':>6} {'Pd':>6}"]
+    for b in bins:
+        rows.append(f"{bin_name(b):<20} {b.targets:>8} {_percent(b.recall)} {_percent(b.pd)}")
+    return ["", *rows]
+
+
+def bin_name(b: TargetBin) -> str:
+    """Such as `5 to 8`, the lower end included."""
+    return f"{b.least:g} or more" if b.below is None else f"{b.least:g} to {b.below:g}"
 
 
 def _point(point: OperatingPoint) -> str:

@@ -46,5 +46,5 @@ def build_optimizer(model: nn.Module, kind: str, lr: float) -> torch.optim.Optim
     """SGD with Nesterov momentum, or Adam, over `parameter_groups`."""
     groups = parameter_groups(model)
     if kind == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM, nesterov=True)
-    return torch.optim.Adam(groups, lr=lr, betas=(MOMENTUM, 0.999))
+        return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM, nesterov=True, fused=True)
+    return torch.optim.Adam(groups, lr=lr, betas=(MOMENTUM, 0.999), fused=True)

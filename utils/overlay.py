@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ from utils.cli import UserError
 from utils.detector import Detections
 from utils.drawing import Mark
 from utils.evaluation_input import GroundTruth, Results
-from utils.pd_fa import match_centres
+from utils.pd_fa import CentreMatches, match_centres
 from utils.video import Frame, Source
+
+TRAIL = 90  # places of a track that its line goes through, at most
 
 
 class Truth:
@@ -26,6 +30,8 @@ class Truth:
         self.file = path
         self.category_ids = annotations.category_ids
         self._free_id = max(record.image_id for record in annotations.records)
+        self._tracks = _annotated_tracks(annotations.coco)
+        self.tells_tracks = self._tracks is not None or all(len(record.boxes) <= 1 for record in annotations.records)
         self._by_name: dict[str, list[tuple[tuple[str, ...], FrameRecord]]] = {}
         for record in annotations.records:
             parts = tuple(part for part in record.name.replace("\\", "/").split("/") if part not in ("", "."))
@@ -64,23 +70,67 @@ class Truth:
         """The annotated id; a frame that is not annotated gets one behind all of those."""
         return record.image_id if record else self._free_id + frame.index
 
+    def tracks(self, record: FrameRecord, run: int) -> np.ndarray | None:
+        """The track of each box (G,) of a frame; None where the annotations do not tell tracks apart.
 
-def judge(detections: Detections, record: FrameRecord | None, class_names: tuple[str, ...]) -> list[Mark]:
-    """What to draw: detections; or where the frame is annotated hits, false alarms and misses, by centre distance."""
+        Without "track_id", one target a frame at most is one track for each run of frames.
+        """
+        if not self.tells_tracks:
+            return None
+        if self._tracks is None:
+            return np.full(len(record.boxes), run, np.int64)
+        return self._tracks.get(record.image_id, np.zeros(0, np.int64))
+
+
+class Trails:
+    """Where the tracks of the last frames have been, a bounded number of places of each."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, deque[np.ndarray]] = {}
+        self._absent: dict[int, int] = {}
+
+    def follow(self, numbers: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
+        """The centres (n, 2) of each track of a frame, now at the end; boxes (D, 4) x1, y1, x2, y2."""
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        for number, centre in zip(numbers.tolist(), centres, strict=True):
+            self._places.setdefault(number, deque(maxlen=TRAIL)).append(centre)
+            self._absent[number] = -1
+        for number in list(self._absent):
+            self._absent[number] += 1
+            if self._absent[number] > TRAIL:
+                del self._absent[number], self._places[number]
+        return [np.array(self._places[number]) for number in numbers.tolist()]
+
+
+def judge(
+    detections: Detections,
+    record: FrameRecord | None,
+    class_names: tuple[str, ...],
+    tracks: np.ndarray | None = None,
+    trails: Sequence[np.ndarray] | None = None,
+) -> list[Mark]:
+    """What to draw: detections; or where the frame is annotated hits, false alarms and misses, by centre distance.
+
+    `tracks` (D,) and `trails`: the number of each detection's track and its centres so far (n, 2), if linked.
+    """
     names = [f"{class_names[k]} " if len(class_names) > 1 else "" for k in detections.classes]
+    if tracks is not None:
+        names = [f"#{number} {name}" for number, name in zip(tracks, names, strict=True)]
     texts = [f"{name}{score:.2f}" for name, score in zip(names, detections.scores, strict=True)]
+    trails = trails or [()] * len(detections)
+    found = list(zip(detections.boxes, texts, trails, strict=True))
     if record is None:
-        return [Mark(box, "detection", text) for box, text in zip(detections.boxes, texts, strict=True)]
-    hit, false_alarm = match_frame(detections, record.boxes)
+        return [Mark(box, "detection", text, trail) for box, text, trail in found]
+    matches = match_frame(detections, record.boxes)
     marks = [
-        Mark(box, "false alarm", f"false {text}") if wrong else Mark(box, "hit", text)
-        for box, text, wrong in zip(detections.boxes, texts, false_alarm, strict=True)
+        Mark(box, "hit", text, trail) if hit else Mark(box, "false alarm", f"false {text}", trail)
+        for (box, text, trail), hit in zip(found, matches.hit, strict=True)
     ]
-    return marks + [Mark(box, "miss", "miss") for box in record.boxes[~hit, :4]]
+    return marks + [Mark(box, "miss", "miss") for box in record.boxes[np.isinf(matches.found_at), :4]]
 
 
-def match_frame(detections: Detections, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Match one frame as Pd and Fa are measured: (hit (G,) bool, false alarm (D,) bool).
+def match_frame(detections: Detections, targets: np.ndarray) -> CentreMatches:
+    """Match one frame as Pd and false alarms are measured.
 
     targets: (G, 5) x1, y1, x2, y2, class.
     """
@@ -99,6 +149,18 @@ def match_frame(detections: Detections, targets: np.ndarray) -> tuple[np.ndarray
     image = np.zeros(len(detections), np.int64)
     boxes = _corners_to_sides(detections.boxes)
     return match_centres(truth, Results(image, detections.classes, boxes, detections.scores))
+
+
+def _annotated_tracks(coco: dict) -> dict[int, np.ndarray] | None:
+    """The "track_id" of each box of a frame, crowd regions left out as from the records; None if one has none."""
+    tracks: dict[int, list[int]] = {}
+    for annotation in coco["annotations"]:
+        if not annotation.get("iscrowd"):
+            track = annotation.get("track_id")
+            if type(track) is not int:
+                return None
+            tracks.setdefault(annotation["image_id"], []).append(track)
+    return {image_id: np.array(numbers, np.int64) for image_id, numbers in tracks.items()}
 
 
 def _corners_to_sides(boxes: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -16,10 +16,11 @@ from PIL.PngImagePlugin import PngInfo
 from utils.cli import UserError
 from utils.evaluation_report import make_folder
 from utils.frames import DECODING_ERRORS
-from utils.video import Source, VideoSource, VideoWriter
+from utils.video import Frame, Source, VideoSource, VideoWriter
 
 Save = Literal["video", "frames", "both"]
 SOFTWARE = "SSTNet vid_predict.py"  # said in every PNG written here, so that a later run knows it as its own
+TRACK_KEY = "track_id"
 CSV_HEADER = ("image_id", "file_name", "category_id", "category", "score", "x", "y", "w", "h", "cx", "cy")
 
 
@@ -56,11 +57,13 @@ class JsonList:
 class OutputFolder:
     """detections.json, detections.csv and, as `save` says, detections.mp4 and frames/*.png; a context manager.
 
+    With `tracks` also tracks.txt in the format of the MOT challenge, and the number of its track in each detection.
+
     Where frames are written, those of an earlier run are removed first: PNG files below frames/ whose `Software`
     text is `SOFTWARE`. Other files stay. A video or frames that this run does not write are left as they are.
     """
 
-    def __init__(self, folder: Path, source: Source, save: Save) -> None:
+    def __init__(self, folder: Path, source: Source, save: Save, tracks: bool = False) -> None:
         self.folder = folder
         self.frames = folder / "frames" if save != "video" else None
         video = folder / "detections.mp4" if save != "frames" else None
@@ -73,19 +76,35 @@ class OutputFolder:
             stack.callback(self._json.close)
             self._csv_file = stack.enter_context((folder / "detections.csv").open("w", newline="", encoding="utf-8"))
             self._csv = csv.writer(self._csv_file)
-            self._csv.writerow(CSV_HEADER)
+            self._csv.writerow((*CSV_HEADER, TRACK_KEY) if tracks else CSV_HEADER)
+            motion = folder / "tracks.txt"
+            self._tracks = stack.enter_context(motion.open("w", encoding="utf-8")) if tracks else None
             self._video = stack.enter_context(VideoWriter(video, source.size, source.fps)) if video else None
             self._open = stack.pop_all()
 
-    def write(self, name: str, picture: np.ndarray, results: list[dict], class_names: list[str]) -> None:
-        """Add a frame: its name, its annotated RGB picture (h, w, 3), its COCO results and their classes' names."""
+    def write(
+        self,
+        frame: Frame,
+        picture: np.ndarray,
+        results: list[dict],
+        class_names: list[str],
+        tracks: Sequence[int] | None = None,
+    ) -> None:
+        """Add a frame: its annotated RGB picture (h, w, 3), its COCO results, their classes' names and tracks."""
+        name = frame.name
         rows = [_with_centre(result, name) for result in results]
+        for row, number in zip(rows, tracks or (), strict=tracks is not None):
+            row[TRACK_KEY] = number
         with self._writing():
             self._json.extend(rows)
             for row, class_name in zip(rows, class_names, strict=True):
                 shared = (row["image_id"], name, row["category_id"], class_name, row["score"])
-                self._csv.writerow((*shared, *row["bbox"], *row["centre"]))
+                own = () if tracks is None else (row[TRACK_KEY],)
+                self._csv.writerow((*shared, *row["bbox"], *row["centre"], *own))
             self._csv_file.flush()
+            if self._tracks:
+                self._tracks.writelines(_mot_line(frame.index, row) for row in rows)
+                self._tracks.flush()
             if self._video:
                 self._video.write(picture)
             if self.frames:
@@ -108,6 +127,11 @@ class OutputFolder:
     def __exit__(self, *exception: object) -> None:
         with self._writing():
             self._open.close()
+
+
+def _mot_line(frame: int, row: dict) -> str:
+    """A line of the MOT challenge: frame and track from 1, left, top, width, height, confidence, no place in 3-D."""
+    return ",".join(map(str, (frame, row[TRACK_KEY], *row["bbox"], row["score"], -1, -1, -1))) + "\n"
 
 
 def _signature() -> PngInfo:

@@ -20,6 +20,8 @@ from utils.distributed import Processes
 from utils.optimizer import initialise
 from utils.signals import WorkerSignals
 
+RECOMPUTE = {"off": (), "extractor": ("extractor",), "motion": ("motion",), "both": ("extractor", "motion")}
+
 
 def load_split(config: TrainConfig, split: Literal["train", "val"], class_names: tuple[str, ...]) -> Annotations:
     """Annotations of a split; they must have the classes of the network, or ranks would mean other classes."""
@@ -62,7 +64,8 @@ def build_model(
     """The network to train; with the weights to start from where the run is a fresh one."""
     slices, layers = config.slices_layers
     model = SSTNet(
-        num_classes, config.num_frames, slices, layers, config.depth, config.width, config.attention_dropout
+        num_classes, config.num_frames, slices, layers, config.depth, config.width, config.attention_dropout,
+        RECOMPUTE[config.recompute],
     )
     initialise(model, config.init)
     if config.pretrained and fresh:

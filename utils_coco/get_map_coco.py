@@ -10,25 +10,31 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.annotations import load_annotations
-from utils.cli import run_command
-from utils.evaluation import evaluate
-from utils.evaluation_report import format_report, make_folder, read_json, write_metrics
+from utils.cli import UserError, run_command
+from utils.comparison import detector_names, format_results, protocol_warnings, score_files, write_results
+from utils.evaluation_report import make_folder, read_json
 
 
 @dataclass
 class Config:
-    """Metrics of detections from two files: ground truth and COCO results."""
+    """Metrics of detections from files: ground truth and COCO results of one detector or several."""
 
     gt: Path
     """Ground truth: a COCO JSON, or an annotation list (image ids are then its lines, from 1)."""
-    detections: Path
-    """COCO results: a JSON list of image_id, category_id, bbox (x, y, w, h in image pixels), score."""
+    detections: tuple[Path, ...]
+    """COCO results: a JSON list of image_id, category_id, bbox (x, y, w, h in image pixels), score; or several."""
+    names: tuple[str, ...] = ()
+    """Names of the detectors, to show; default: the files'."""
     output: Path | None = None
-    """Folder for metrics.json; without it the tables are only printed."""
+    """Folder for metrics.json (of several files comparison.json and .csv); without it the tables are only printed."""
     confidence: float = 0.5
     """Confidence of the operating point and of Pd and false alarms, 0 to 1."""
+    max_detections: int = 100
+    """Detections scored in a frame, best first."""
     include_empty_frames: bool = False
     """Score the frames without annotations too (the published protocol skips them)."""
+    resamples: int = 1000
+    """Draws of the sequences that the 95 % intervals come from; 0: no intervals."""
 
 
 def read_ground_truth(path: Path) -> dict:
@@ -40,19 +46,28 @@ def read_ground_truth(path: Path) -> dict:
 
 def main(config: Config) -> None:
     """Write `metrics.json` and print the report."""
+    if not config.detections:
+        raise UserError("--detections: give a COCO results file or several")
+    if config.max_detections < 1 or config.resamples < 0:
+        raise UserError("--max-detections must be 1 or more, --resamples 0 or more")
+    detector_names(config.detections, config.names)
     if config.output is not None:
         make_folder(config.output)
-    evaluation = evaluate(
+    scored = score_files(
+        config.detections,
+        config.names,
         read_ground_truth(config.gt),
-        read_json(config.detections, "detections"),
-        config.confidence,
+        confidence=config.confidence,
+        max_detections=config.max_detections,
         include_empty_frames=config.include_empty_frames,
-        protocol={"detections": str(config.detections)},
+        resamples=config.resamples,
         truth_source=str(config.gt),
-        results_source=str(config.detections),
     )
-    written = None if config.output is None else write_metrics(evaluation, config.output)
-    print(format_report(evaluation))
+    runs = {name: entry.evaluation for name, entry in scored.items()}
+    for warning in protocol_warnings(runs):
+        print(f"warning: not the same protocol: {warning}", file=sys.stderr)
+    written = None if config.output is None else write_results(runs, config.output)
+    print(format_results(runs))
     if written:
         print(f"\nmetrics: {written}")
 

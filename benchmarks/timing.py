@@ -1,0 +1,93 @@
+"""Paired timings: ways of doing one thing take turns, so that a machine's moods hit all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of every round of one way."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def __str__(self) -> str:
+        return f"{self.median:8.3f} s  ({min(self.seconds):.3f} to {max(self.seconds):.3f})"
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """First way's seconds over the second's, round by round."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} x  ({min(self.values):.2f} to {max(self.values):.2f})"
+
+
+def interleave(ways: dict[str, Work], rounds: int, warmup: int = 1) -> dict[str, Times]:
+    """Seconds of each way, all of them once a round, in an order that turns from round to round.
+
+    A GPU is waited for before and after.
+    """
+    for work in ways.values():
+        for _ in range(warmup):
+            work()
+    names, seconds = list(ways), {name: [] for name in ways}
+    for turn in range(rounds):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            _wait()
+            started = time.perf_counter()
+            ways[name]()
+            _wait()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: Times(tuple(values)) for name, values in seconds.items()}
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ratios(slow: Times, fast: Times) -> Ratios:
+    """How many times as long the first way took, in each round."""
+    return Ratios(tuple(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)))
+
+
+def matrix_product(device: torch.device, dtype: torch.dtype = torch.float32, side: int = 2048) -> tuple[Work, float]:
+    """A large matrix product, the fastest thing that a machine does, and its GFLOP."""
+    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
+    return lambda: torch.mm(a, b), 2 * side**3 / 1e9
+
+
+def count_gflop(model: nn.Module, work: Callable[[nn.Module], object]) -> float:
+    """GFLOP (2 x multiply-accumulate) of matrix products and convolutions in `work(model)`."""
+    with FlopCounterMode(display=False) as counter:
+        work(model)
+    return counter.get_total_flops() / 1e9
+
+
+def describe_machine(device: torch.device) -> str:
+    """What was measured on, in a line."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"CPU with {capability}, {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -1,0 +1,160 @@
+"""A training step: its time against what its forward work would take at the machine's own rate, and its memory.
+
+python -m benchmarks.training            # both presets, batch 2, 512 x 512
+python -m benchmarks.training --quick    # its shape, in seconds
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import Work, count_gflop, describe_machine, interleave, matrix_product
+from nets import SSTNet, YOLOXLoss
+from utils.cli import run_command
+from utils.config import PRESETS, choose_device
+from utils.ema import EMA
+from utils.optimizer import build_optimizer
+
+MIB = 2**20
+
+
+@dataclass
+class Config:
+    """Time training steps and measure their memory."""
+
+    input_size: tuple[int, int] = (512, 512)  # height and width
+    batch_size: int = 2
+    rounds: int = 3
+    width: float = 0.5  # of the network
+    presets: tuple[str, ...] = ("released", "cross-slice")
+    device: str = "auto"
+    quick: bool = False  # 64 x 64, a narrow network, 2 rounds: to see that it runs
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to run a step."""
+
+    preset: str
+    amp: bool = False
+    channels_last: bool = False
+    recompute: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        flags = ["bf16"] * self.amp + ["channels_last"] * self.channels_last
+        return ", ".join([self.preset, *flags, *(f"recompute {part}" for part in self.recompute)])
+
+
+class Step:
+    """Forward, loss, backward, optimiser and EMA, as the trainer runs them, on one batch of random clips."""
+
+    def __init__(self, form: Form, config: Config, device: torch.device):
+        torch.manual_seed(0)
+        slices, layers = PRESETS[form.preset]
+        layout = torch.channels_last if form.channels_last else torch.contiguous_format
+        model = SSTNet(num_slices=slices, num_layers=layers, width=config.width, recompute=form.recompute)
+        self.model = model.to(device, memory_format=layout).train()
+        self.criterion = YOLOXLoss(1, self.model.stride, "iou")
+        self.optimizer = build_optimizer(self.model, "sgd", 1e-4)
+        self.ema = EMA(self.model)
+        self.clips = torch.randn(config.batch_size, 3, self.model.num_frames, *config.input_size, device=device)
+        middle = config.input_size[1] / 2, config.input_size[0] / 2
+        self.targets = [torch.tensor([[*middle, 16.0, 16.0, 0.0]]) for _ in range(config.batch_size)]
+        self.amp = form.amp
+
+    def loss(self) -> Tensor:
+        """The forward pass and the loss."""
+        device = self.clips.device.type
+        with torch.autocast(device, torch.bfloat16) if self.amp else nullcontext():
+            output, motion = self.model(self.clips)
+        return self.criterion(output, self.targets).total + motion.float()
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss().backward()
+        self.optimizer.step()
+        self.ema.update(self.model)
+
+
+def forms_of(presets: Sequence[str]) -> list[Form]:
+    """The forms that are compared, of every preset."""
+    forms = []
+    for preset in presets:
+        forms += [Form(preset), Form(preset, channels_last=True), Form(preset, amp=True, channels_last=True)]
+        forms += [Form(preset, recompute=parts) for parts in (("extractor",), ("motion",), ("extractor", "motion"))]
+    return forms
+
+
+def peak_memory(form: Form, config: Config, device: torch.device) -> float:
+    """MiB that two steps need at most: on a GPU what PyTorch held, on a CPU what the process grew by."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        step = Step(form, config, device)
+        step(), step()
+        return torch.cuda.max_memory_allocated(device) / MIB
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_grown, (form, config, torch.get_num_threads()))
+
+
+def _grown(form: Form, config: Config, threads: int) -> float:
+    torch.set_num_threads(threads)
+    torch.nn.functional.conv2d(torch.randn(1, 8, 32, 32), torch.randn(8, 8, 3, 3))  # the library's own start
+    before = _peak_kib()
+    step = Step(form, config, torch.device("cpu"))
+    step(), step()
+    return (_peak_kib() - before) / 1024
+
+
+def _peak_kib() -> float:
+    """Most memory that this process has held."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage would count the parent's peak too
+        return float(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 if sys.platform == "darwin" else peak
+
+
+def main(config: Config) -> None:
+    """Measure all forms and print them."""
+    if config.quick:
+        config.input_size, config.rounds, config.width, config.presets = (64, 64), 2, 0.125, ("released",)
+    device = choose_device(config.device)
+    product, product_gflop = matrix_product(device, side=256 if config.quick else 2048)
+    height, width = config.input_size
+    print(f"training step, batch {config.batch_size}, {height} x {width}, {describe_machine(device)}")
+    for form in forms_of(config.presets):
+        memory = peak_memory(form, config, device)
+        step = Step(form, config, device)
+        ways: dict[str, Work] = {"step": step, "forward": step.loss, "product": product}
+        times = interleave(ways, config.rounds)
+        rate = product_gflop / times["product"].median
+        ideal = forward_gflop(form, config) / rate
+        clips = config.batch_size / times["step"].median
+        print(
+            f"{str(form):44} {clips:7.2f} clips/s  step {times['step']}  forward {times['forward']}  "
+            f"step / forward work at {rate:.0f} GFLOP/s: {times['step'].median / ideal:.2f}  {memory:.0f} MiB",
+            flush=True,
+        )
+        del step, ways
+
+
+def forward_gflop(form: Form, config: Config) -> float:
+    """Counted work of one training forward pass of the batch."""
+    slices, layers = PRESETS[form.preset]
+    model = SSTNet(num_slices=slices, num_layers=layers, width=config.width).to("meta").train()
+    clips = torch.empty(config.batch_size, 3, model.num_frames, *config.input_size, device="meta")
+    return count_gflop(model, lambda m: m(clips))
+
+
+if __name__ == "__main__":
+    run_command(main, Config)

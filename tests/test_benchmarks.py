@@ -1,0 +1,49 @@
+"""Benchmarks run in their quick form and print what they promise. Their times are nobody's business here."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from benchmarks import counts, inference, training
+from benchmarks.timing import Times, interleave, ratios
+from nets import SSTNet
+
+
+def test_ways_take_turns():
+    order: list[str] = []
+    times = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=0)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert {name: len(value.seconds) for name, value in times.items()} == {"a": 3, "b": 3}
+
+
+def test_ratios_pair_the_rounds():
+    found = ratios(Times((2.0, 6.0, 3.0)), Times((1.0, 2.0, 2.0)))
+    assert found.values == (2.0, 3.0, 1.5) and found.median == 2.0
+    assert str(found) == "2.00 x  (1.50 to 3.00)"
+
+
+def test_clips_of_a_video_are_those_the_stream_sees():
+    torch.manual_seed(0)
+    model = SSTNet(width=0.125, num_slices=1, num_layers=1).eval()
+    frames = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(inference.clips_of(frames, 5)), model.forward_video(frames))
+
+
+@pytest.mark.parametrize(
+    ("module", "lines"),
+    [
+        (inference, (r"^matrix product .* GFLOP/s", r"^clip by clip / video: [\d.]+ x  \([\d.]+ to [\d.]+\)$")),
+        (training, (r"^released, bf16, channels_last .* clips/s .* MiB$", r"^released, recompute motion .* MiB$")),
+        (counts, (r"^\| extractor ", r"^\| cross-slice ")),
+    ],
+    ids=["inference", "training", "counts"],
+)
+def test_quick_forms_print_their_tables(module, lines, capsys):
+    module.main(module.Config(quick=True))
+    printed = capsys.readouterr().out
+    for line in lines:
+        assert re.search(line, printed, re.MULTILINE), (line, printed)

@@ -1,0 +1,54 @@
+"""Gradient checkpointing: the same losses, gradients and running statistics, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nets import SSTNet
+
+
+def step(recompute: tuple[str, ...], preset: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """Everything that one training step leaves behind."""
+    torch.manual_seed(0)
+    model = SSTNet(1, 3, *preset, width=0.125, recompute=recompute).train()
+    clips = torch.randn(2, 3, 3, 64, 32)
+    output, motion = model(clips)
+    (output.square().mean() + motion).backward()
+    left = {f"gradient of {name}": value.grad for name, value in model.named_parameters()}
+    return left | dict(model.named_buffers()) | {"output": output, "motion": motion}
+
+
+@pytest.mark.parametrize("preset", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("recompute", [("extractor",), ("motion",), ("extractor", "motion")])
+def test_nothing_changes(recompute, preset):
+    expected, found = step((), preset), step(recompute, preset)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize(("part", "preset", "width"), [("extractor", (1, 1), 0.5), ("motion", (2, 2), 0.125)])
+def test_inner_results_are_not_kept(part, preset, width):
+    """What autograd saves in the forward pass, weights apart, shrinks."""
+
+    def saved_bytes(recompute: tuple[str, ...]) -> int:
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            if not isinstance(tensor, torch.nn.Parameter):
+                sizes[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        model = SSTNet(1, 3, *preset, width=width, recompute=recompute).train()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            outputs = model(torch.randn(1, 3, 3, 64, 64))
+        assert outputs[0].requires_grad
+        return sum(sizes.values())
+
+    assert saved_bytes((part,)) < 0.7 * saved_bytes(())
+
+
+def test_unknown_parts_are_refused():
+    with pytest.raises(ValueError, match="neck"):
+        SSTNet(recompute=("neck",))

@@ -1,0 +1,61 @@
+"""The inference form: the same outputs as the trained network, which stays as it was."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from nets import SSTNet, VideoStream, inference_form
+
+
+@pytest.fixture
+def trained() -> SSTNet:
+    """A small network whose BatchNorms have statistics, scales and shifts that are not those of the beginning."""
+    torch.manual_seed(0)
+    model = SSTNet(width=0.125, num_slices=1, num_layers=1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model.eval()
+
+
+def test_outputs_are_those_of_the_network(trained):
+    clips = torch.randn(2, 3, 5, 64, 96)
+    expected = trained(clips)
+    folded = inference_form(trained)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    torch.testing.assert_close(folded(clips), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_video_goes_through_it(trained):
+    frames = torch.randn(7, 3, 64, 64)
+    expected = trained.forward_video(frames)
+    stream = VideoStream(inference_form(trained))
+    found = torch.cat([stream.push(part) for part in frames.split(2)])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_network_is_left_untouched(trained, training):
+    trained.train(training)
+    before = copy.deepcopy(trained.state_dict())
+    folded = inference_form(trained)
+    folded(torch.randn(1, 3, 5, 32, 32))
+    assert trained.training == training and trained.motion_branch is not None
+    assert all(parameter.requires_grad for parameter in trained.parameters())
+    for name, value in trained.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    with pytest.raises(ValueError, match="cannot be trained"):
+        folded.train()
+
+
+def test_it_has_no_motion_branch_and_is_its_own_inference_form(trained):
+    folded = inference_form(trained)
+    assert folded.motion_branch is None and not any(name.startswith("motion") for name in folded.state_dict())
+    assert inference_form(folded) is folded
