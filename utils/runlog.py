@@ -70,11 +70,6 @@ class RunLog:
             self.board = SummaryWriter(str(run_dir), purge_step=len(self.rows) + 1)
         self.note(f"{' '.join(facts['command'])}  (revision {facts['git']}, torch {facts['packages']['torch']})")
 
-    def say(self, text: str) -> None:
-        """Tell the user, now, and keep it in train.log."""
-        print(text, flush=True)
-        self.note(text)
-
     def note(self, text: str) -> None:
         """Append to train.log, each line with the time."""
         time = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")

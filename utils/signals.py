@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import RawValue
 from types import FrameType
-from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -47,7 +45,6 @@ class StopSignals:
         self.received = signal.Signals(number)
 
 
-@dataclass
 class WorkerSignals:
     """What the loader's processes do with a signal to the whole group: leave it to the run, which will end them.
 
@@ -55,7 +52,8 @@ class WorkerSignals:
     Called in each of them with its number (`worker_init_fn`).
     """
 
-    _running: Any = field(default_factory=lambda: RawValue("b", 0))  # in memory that all processes share
+    def __init__(self) -> None:
+        self._running = RawValue("b", 0)  # in memory that all processes share
 
     def begin(self) -> None:
         self._running.value = 1

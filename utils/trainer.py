@@ -10,6 +10,8 @@ import contextlib
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,7 +95,11 @@ class Trainer:
         if self.processes.rank:  # dropout of each process's own; the weights are the main one's
             torch.manual_seed(config.seed + self.processes.rank)
         if checkpoint is not None:
-            self._resume(*checkpoint)
+            path, content = checkpoint
+            try:
+                self._resume(path, content)
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{path}: of a run of another version ({error}); pass another --run-dir") from error
 
     @property
     def steps(self) -> int:
@@ -103,7 +109,9 @@ class Trainer:
     def say(self, text: str) -> None:
         """Tell the user, once for all processes."""
         if self.processes.is_main:
-            self.log.say(text) if self.log else print(text, flush=True)
+            print(text, flush=True)
+            if self.log:
+                self.log.note(text)
 
     # The whole run
 
@@ -144,7 +152,7 @@ class Trainer:
         )
 
     @contextlib.contextmanager
-    def _failures_said(self):
+    def _failures_said(self) -> Iterator[None]:
         """What ends a run is said with what there is to go on from, in train.log too."""
         try:
             yield
@@ -298,7 +306,7 @@ class Trainer:
             training = state_of_run(self.progress, self.config.to_json(), len(self.train_data.records), **states)
             save_run(self._weights() | {"training": training}, self.config.run_dir)
 
-    def _open_run_dir(self) -> tuple[str, dict[str, Any]] | None:
+    def _open_run_dir(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint to go on from, under --resume."""
         config = self.config
         if config.dry_run:
@@ -311,7 +319,7 @@ class Trainer:
             self.say(f"{config.run_dir / 'last.pth'}: not there yet; --resume starts from the beginning")
         return found
 
-    def _resume(self, path: str, content: dict[str, Any]) -> None:
+    def _resume(self, path: Path, content: dict[str, Any]) -> None:
         """Go on where a checkpoint's run stopped."""
         state, settings = content["training"], self.config.to_json()
         check_same_network(path, content, self.model.architecture, settings["optimizer"])
