@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -54,6 +55,25 @@ def stamp(run_dir: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
+def members(group: int) -> list[str]:
+    """Living processes of a group, as /proc has them: after the name come state, parent and group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            state, _, number = path.read_text().rpartition(") ")[2].split()[:3]
+            if int(number) == group and state != "Z":
+                found.append(path.parent.name)
+    return found
+
+
+def wait_for_the_end_of(group: int) -> None:
+    for _ in range(600):
+        if not members(group):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"processes {members(group)} of a killed run live on")
+
+
 def test_killed_at_random_moments(data_root, whole, tmp_path):
     chance, kills, run = random.Random(5), 0, 0
     while kills < RANDOM_KILLS:
@@ -103,7 +123,9 @@ def test_random_numbers_of_a_step_go_on_too(data_root, tmp_path):
     for name in ("whole", "killed"):
         arguments = flags(data_root, tmp_path / name, **settings)
         if name == "killed":
-            assert finish(start(arguments, tmp_path / "output", Death("open", "last.pth.tmp", 3))) == -signal.SIGKILL
+            process = start(arguments, tmp_path / "output", Death("open", "last.pth.tmp", 3))
+            assert finish(process) == -signal.SIGKILL
+            wait_for_the_end_of(process.pid)  # the loader's processes do not outlive the run
             assert read_weights(tmp_path / name / "last.pth")["training"]["progress"]["step"] == 2
         assert finish(start(arguments, tmp_path / "output")) == 0
     assert same_run(tmp_path / "whole", tmp_path / "killed")

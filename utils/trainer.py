@@ -170,7 +170,8 @@ class Trainer:
             else:
                 raise
             if self.log:
-                self.log.note(f"error: {message}")
+                with contextlib.suppress(UserError):  # the disk may be what fails
+                    self.log.note(f"error: {message}")
             raise UserError(message) from error
 
     def _position(self) -> str:
@@ -293,7 +294,6 @@ class Trainer:
             return
         chance = self.processes.all_of(random_states(self.device))
         self.progress.seconds = time.perf_counter() - self._started if self.progress.step else 0.0
-        self.saved = str(self.progress)
         if self.processes.is_main:
             self._check_weights()
             states = {
@@ -305,6 +305,7 @@ class Trainer:
             }
             training = state_of_run(self.progress, self.config.to_json(), len(self.train_data.records), **states)
             save_run(self._weights() | {"training": training}, self.config.run_dir)
+        self.saved = str(self.progress)
 
     def _open_run_dir(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint to go on from, under --resume."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -93,6 +94,8 @@ def build_loader(
         pin_memory=pin,
         persistent_workers=config.workers > 0,
         worker_init_fn=signals,
+        # Those of a fork server, Python 3.14's default, outlive a killed run: server and worker wait for each other.
+        multiprocessing_context="fork" if config.workers and sys.platform == "linux" else None,
         # Its own: from the global one it would draw at each start of the workers, so also after --resume.
         generator=torch.Generator().manual_seed(config.seed),
     )
