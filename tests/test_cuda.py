@@ -1,12 +1,16 @@
 """What only a GPU can show; skipped without one."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from nets import SSTNet, YOLOXLoss
-from tests.training_cases import make_data, read_rows, small_config
+from tests.training_cases import ROOT, flags, make_data, read_rows, small_config
 from utils.detector import Detector
+from utils.dry_run import activation_bytes
 from utils.trainer import Trainer
 
 pytestmark = [
@@ -39,7 +43,15 @@ def test_detector_finds_the_same():
         np.testing.assert_allclose(on_gpu.scores[:5], on_cpu.scores[:5], atol=1e-3)
 
 
-@pytest.mark.parametrize("settings", [{}, {"amp": "bf16", "channels_last": True, "workers": 1}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"amp": "bf16", "channels_last": True, "workers": 1},
+        {"amp": "fp16", "clip_grad": 10.0, "accumulate": 2},
+        {"compile": True, "amp": "bf16"},
+    ],
+)
 def test_training_and_resume(settings, tmp_path):
     data_root, run_dir = make_data(tmp_path / "data"), tmp_path / "run"
     Trainer(small_config(data_root, run_dir, device="cuda", epochs=1, **settings)).fit()
@@ -47,3 +59,35 @@ def test_training_and_resume(settings, tmp_path):
     rows = read_rows(run_dir)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(np.isfinite(float(row["train_total"])) for row in rows)
+
+
+def test_fp16_keeps_statistics_and_losses_in_float32(tmp_path):
+    trainer = Trainer(small_config(make_data(tmp_path / "data"), tmp_path / "run", device="cuda", amp="fp16"))
+    trainer.model.train()
+    batch = next(iter(trainer.loader))
+    assert trainer.step.forward(batch)[0].dtype == torch.float16
+    assert trainer.step._losses(batch)[0].dtype == torch.float32
+    assert {b.dtype for b in trainer.model.buffers()} == {torch.float32, torch.int64}
+
+
+def test_synchronised_statistics_in_two_processes_of_one_gpu_machine(tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    data_root = make_data(tmp_path / "data")
+    arguments = flags(data_root, tmp_path / "run", device="cuda", sync_batchnorm=True)
+    done = subprocess.run([*torchrun, str(ROOT / "train_DAUB.py"), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    Trainer(small_config(data_root, tmp_path / "alone", device="cuda")).fit()
+    for two, one in zip(read_rows(tmp_path / "run"), read_rows(tmp_path / "alone"), strict=True):
+        assert float(two["train_total"]) == pytest.approx(float(one["train_total"]), rel=1e-2)
+
+
+def test_estimate_of_memory_is_near_what_is_taken(tmp_path):
+    model, size = small_model().cuda().train(), (2, 3, 5, 256, 256)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    output, motion = model(torch.randn(size, device="cuda"))
+    held = torch.cuda.memory_allocated() - before
+    assert output.requires_grad and motion.requires_grad
+    assert activation_bytes(model, size) == pytest.approx(held, rel=0.25)

@@ -20,7 +20,7 @@ from utils.clips import collate_clips
 from utils.runlog import COLUMNS
 from utils.trainer import Trainer
 
-RUN_FILES = {"config.json", "metrics.csv", "last.pth", "best.pth", "curves.png"}
+RUN_FILES = {"config.json", "train.log", "metrics.csv", "last.pth", "best.pth", "curves.png"}
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_bf16_is_used_where_asked_for(data_root, tmp_path):
     for amp in ("off", "bf16"):
         trainer = Trainer(small_config(data_root, tmp_path, amp=amp, batch_size=2))
         trainer.model.train()
-        kinds[amp] = trainer._forward(next(iter(trainer.loader)))[0].dtype
+        kinds[amp] = trainer.step.forward(next(iter(trainer.loader)))[0].dtype
     assert kinds == {"off": torch.float32, "bf16": torch.bfloat16}
 
 

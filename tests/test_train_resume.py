@@ -6,15 +6,14 @@ import gc
 import multiprocessing
 import os
 import re
+import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.training_cases import ROOT, flags, make_data, read_rows, read_weights, run, same_run, small_config
+from tests.training_cases import flags, make_data, read_rows, read_weights, run, same_run, small_config, truncate
 from utils.cli import UserError
 from utils.trainer import Trainer
 
@@ -35,37 +34,13 @@ def finished(data_root, tmp_path_factory) -> Path:
 # Stopping and going on
 
 
-def with_dropout(**settings: object) -> dict:
-    """Settings whose training draws random numbers beside the sampler's."""
-    return {"num_slices": 1, "num_layers": 2, "epochs": 3, "epoch_share": 0.5, "val_interval": 2, **settings}
-
-
-def test_killed_run_ends_as_if_it_had_not_been(data_root, tmp_path, capsys):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    Trainer(small_config(data_root, whole, **with_dropout())).fit()
-
-    command = [sys.executable, str(ROOT / "train_DAUB.py"), *flags(data_root, killed, **with_dropout(workers=1))]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    environment["OMP_NUM_THREADS"] = "1"
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        process.stdout.readline()  # what is trained
-        line = process.stdout.readline()  # comes when the epoch ends, not when the buffer is full
-        process.send_signal(signal.SIGKILL)
-    assert line.startswith("epoch 1/3") and process.returncode == -signal.SIGKILL
-    assert read_weights(killed / "last.pth")["training"]["epoch"] < 3
-
-    status, out, error = run(capsys, flags(data_root, killed, **with_dropout(workers=1), resume=True))
-    assert status == 0 and error == "" and re.search(r"last\.pth: going on after epoch \d$", out, re.MULTILINE)
-    assert same_run(whole, killed)
-
-
 class DiesBeforeSaving(Trainer):
     """Is interrupted in its last epoch between the row of the log and the checkpoint."""
 
-    def _save(self, improved: bool) -> None:
-        if self.epoch == self.config.epochs:
+    def _save(self) -> None:
+        if self.progress.epoch == self.config.epochs:
             raise KeyboardInterrupt
-        super()._save(improved)
+        super()._save()
 
 
 def test_row_without_checkpoint_is_written_anew(data_root, tmp_path, capsys):
@@ -74,10 +49,11 @@ def test_row_without_checkpoint_is_written_anew(data_root, tmp_path, capsys):
     Trainer(small_config(data_root, whole, **settings)).fit()
     with pytest.raises(KeyboardInterrupt):
         DiesBeforeSaving(small_config(data_root, broken, **settings)).fit()
-    assert len(read_rows(broken)) == 3 and read_weights(broken / "last.pth")["training"]["epoch"] == 2
-    assert "last.pth is of epoch 2, --resume goes on from there" in capsys.readouterr().err.replace("\n", " ")
+    position = read_weights(broken / "last.pth")["training"]["progress"]
+    assert len(read_rows(broken)) == 3 and (position["epoch"], position["step"]) == (2, 2)
+    assert "last.pth is of step 2 of epoch 3, --resume goes on from there" in capsys.readouterr().err
     status, out, _ = run(capsys, flags(data_root, broken, **settings, resume=True))
-    assert status == 0 and "going on after epoch 2" in out
+    assert status == 0 and "going on after step 2 of epoch 3" in out
     assert same_run(whole, broken) and [row["epoch"] for row in read_rows(broken)] == ["1", "2", "3"]
 
 
@@ -113,6 +89,71 @@ def test_resume_with_another_network_changes_nothing(data_root, finished, capsys
     assert {path: path.read_bytes() for path in finished.iterdir()} == before
 
 
+def test_other_batches_begin_the_epoch_anew(data_root, tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        DiesBeforeSaving(small_config(data_root, tmp_path, epochs=1)).fit()
+    capsys.readouterr()
+    status, out, _ = run(capsys, flags(data_root, tmp_path, epochs=1, batch_size=8, resume=True))
+    assert status == 0 and "after step 4 of epoch 1; batch_size 4 -> 8; other batches: epoch 1 begins anew" in out
+    assert read_weights(tmp_path / "last.pth")["training"]["ema_updates"] == 4 + 2
+
+
+# Damaged checkpoints
+
+
+class Harm:
+    """A pickle that would run code."""
+
+    def __reduce__(self):
+        return print, ("this must never run",)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4  # in the middle of some tensor: torch.load would take it
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "truncated": lambda path: truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: truncate(path, 0),
+    "bit-flipped": flip_a_bit,
+    "foreign": lambda path: torch.save({"weight": torch.zeros(3)}, path),
+    "code": lambda path: torch.save({"training": Harm()}, path),
+}
+
+
+@pytest.fixture(scope="module")
+def short_run(data_root, tmp_path_factory) -> Path:
+    """A run of two epochs with the smallest network, for copies to be damaged."""
+    run_dir = tmp_path_factory.mktemp("short") / "run"
+    Trainer(small_config(data_root, run_dir, width=0.0625, num_frames=2, epoch_share=0.3)).fit()
+    return run_dir
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_checkpoint_gives_way_to_the_one_before_it(damage, short_run, data_root, tmp_path, capsys):
+    run_dir = shutil.copytree(short_run, tmp_path / "run")
+    DAMAGE[damage](run_dir / "last.pth")
+    assert len(read_rows(run_dir)) == 2
+    settings = {"width": 0.0625, "num_frames": 2, "epoch_share": 0.3, "resume": True}
+    status, out, error = run(capsys, flags(data_root, run_dir, **settings))
+    assert error.startswith(f"{run_dir / 'last.pth'}: ") and error.endswith("; going back to previous.pth\n")
+    assert error.count("\n") == 1 and "previous.pth: going on after step 1 of epoch 2" in out
+    assert "must never run" not in out
+    assert status == 0 and same_run(short_run, run_dir)
+
+
+def test_two_damaged_checkpoints_are_an_error(short_run, data_root, tmp_path, capsys):
+    run_dir = shutil.copytree(short_run, tmp_path / "run")
+    for name in ("last.pth", "previous.pth"):
+        truncate(run_dir / name, 1000)
+    before = {path: path.read_bytes() for path in run_dir.iterdir()}
+    status, _, error = run(capsys, flags(data_root, run_dir, width=0.0625, num_frames=2, resume=True))
+    assert status == 2 and f"\nerror: {run_dir / 'previous.pth'}: not a weight file, or a damaged one" in error
+    assert {path: path.read_bytes() for path in run_dir.iterdir()} == before
+
+
 # Pretrained weights
 
 
@@ -136,7 +177,8 @@ def test_loss_that_is_no_number_stops_the_run(data_root, tmp_path, finished, cap
     status, _, error = run(capsys, arguments)
     assert status == 2 and error.count("\n") == 1
     frames = r"images/train/data\d/\d\.bmp(, images/train/data\d/\d\.bmp){3}"
-    assert re.match(rf"error: epoch 1: the loss is nan for the clips that end at {frames}; look at these frames", error)
+    start = "error: epoch 1, step 1: the loss is nan for the clips that end at "
+    assert re.match(rf"{start}{frames}; look at these frames", error)
     assert "no checkpoint has been written yet" in error and not list((tmp_path / "run").glob("*.pth"))
     gc.collect()
     assert not multiprocessing.active_children()  # of the loader
@@ -177,7 +219,8 @@ class OutOfMemory(Trainer):
 
 
 def test_out_of_memory_names_the_remedy(data_root, tmp_path):
-    with pytest.raises(UserError, match="out of memory at --batch-size 4 and --input-size 64 64; lower one of them"):
+    advice = "out of memory at --batch-size 4 and --input-size 64 64; lower one of them, or raise --accumulate"
+    with pytest.raises(UserError, match=advice):
         OutOfMemory(small_config(data_root, tmp_path)).fit()
 
 

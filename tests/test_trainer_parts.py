@@ -204,27 +204,20 @@ def log_row(epoch: int, **cells: float) -> dict:
     return {name: 0.5 for name in COLUMNS} | {"epoch": epoch, "seconds": 1.5} | cells
 
 
-def test_run_log_keeps_the_rows_before_the_start(tmp_path):
+def test_run_log_keeps_the_rows_of_the_checkpoint(tmp_path):
     log = RunLog(tmp_path, {"epochs": 4})
-    for epoch in (1, 2, 3):
-        log.add(log_row(epoch))
-    log.close()
-    again = RunLog(tmp_path, {"epochs": 4}, done=2)  # the row of epoch 3 has no checkpoint: it goes
-    again.add(log_row(3, train_total=9.25))
-    again.close()
-    rows = read_rows(tmp_path)
-    assert [row["epoch"] for row in rows] == ["1", "2", "3"] and rows[2]["train_total"] == "9.25"
-    assert list(rows[0]) == list(COLUMNS) and not list(tmp_path.glob("*.tmp"))
-
-
-def test_run_log_drops_a_row_that_was_cut_off(tmp_path):
-    log = RunLog(tmp_path, {})
-    log.add(log_row(10))
+    rows = [log_row(epoch) for epoch in (1, 2, 3)]
+    for row in rows:
+        log.add(row)
     log.close()
     with open(tmp_path / "metrics.csv", "a") as file:
-        file.write("1,0.5,0.")  # the beginning of row 11, which reads as a row of epoch 1
-    RunLog(tmp_path, {}, done=10).close()
-    assert [row["epoch"] for row in read_rows(tmp_path)] == ["10"]
+        file.write("4,0.5,0.")  # the beginning of a row, cut off with the run
+    again = RunLog(tmp_path, {"epochs": 4}, rows[:2])  # the row of epoch 3 has no checkpoint: it goes
+    again.add(log_row(3, train_total=9.25))
+    again.close()
+    written = read_rows(tmp_path)
+    assert [row["epoch"] for row in written] == ["1", "2", "3"] and written[2]["train_total"] == "9.25"
+    assert list(written[0]) == list(COLUMNS) and not list(tmp_path.glob("*.tmp"))
 
 
 def test_run_log_takes_losses_that_are_no_numbers(tmp_path):

@@ -90,7 +90,10 @@ def same_run(first: Path, second: Path) -> bool:
     for name in ("last.pth", "best.pth"):
         contents = [read_weights(folder / name) for folder in (first, second)]
         for content in contents:
-            content.get("training", {}).pop("settings", None)  # the folder differs
+            training = content.get("training", {})
+            training.pop("settings", None)  # the folder differs
+            for row in training.get("progress", {}).get("rows", []):
+                row["seconds"] = None
         if not same_state(*contents):
             return False
     rows = [[{**row, "seconds": ""} for row in read_rows(folder)] for folder in (first, second)]

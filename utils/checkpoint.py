@@ -7,10 +7,13 @@ Files are read with `weights_only=True`: they cannot run code.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +88,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with warnings.catch_warnings():  # of another pickle protocol: the file loads or it does not
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
+        _verify(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give a weight file (see model_data/README.md)") from None
     except OSError as error:
@@ -97,6 +101,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
     return content
+
+
+def _verify(path: str | Path) -> None:
+    """Compare the checksums inside a file, which torch.load does not; ValueError where one is wrong."""
+    if zipfile.is_zipfile(path):  # older files are plain pickles, without checksums
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"wrong checksum of {damaged}")
 
 
 def weights_of(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
@@ -239,17 +251,36 @@ def save_weights(path: str | Path, model: SSTNet, class_names: tuple[str, ...], 
     save_atomically(checkpoint_of(model, class_names, input_size), path)
 
 
-def save_atomically(content: dict[str, Any], path: str | Path) -> None:
-    """Write to a temporary file, flush it to disk, rename: whoever reads sees the old file or the new one, whole."""
+def save_atomically(content: dict[str, Any], path: str | Path, keep_as: Path | None = None) -> None:
+    """Write to a temporary file, flush it to disk, rename: whoever reads sees the old file or the new one, whole.
+
+    keep_as: what the older file is renamed to, when the new one is down and before it takes the name.
+    """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
+    memory = io.BytesIO()  # what fails while writing is then the disk, with its own words for it
+    torch.save(content, memory)
     try:
         with open(temporary, "wb") as file:
-            torch.save(content, file)
+            file.write(memory.getbuffer())
             file.flush()
             os.fsync(file.fileno())
+        if keep_as is not None and path.exists():
+            os.replace(path, keep_as)
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        if temporary.is_file():
-            temporary.unlink()
-        raise UserError(f"{path}: cannot be written ({error}); the older file, if any, is untouched") from error
+        _sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):  # the folder itself may be what cannot be written
+            temporary.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be written ({reason}); the older file, if any, is untouched") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a folder's renames on the disk, where the system knows how."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

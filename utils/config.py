@@ -52,7 +52,7 @@ class TrainConfig:
     epoch_share: float = 0.2
     """Random share of the training clips that an epoch sees (published: a fifth)."""
     batch_size: int = 4
-    """Clips of a step."""
+    """Clips of a step, in all processes together."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """SGD with Nesterov momentum, or Adam."""
     lr: float | None = None
@@ -92,12 +92,29 @@ class TrainConfig:
     """Memory for decoded frames in each worker, in MiB."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
-    amp: Literal["off", "bf16"] = "off"
+    amp: Literal["off", "bf16", "fp16"] = "off"
     """Mixed precision of the network; losses stay in float32."""
     channels_last: bool = True
     """Keep maps and kernels channels-last in memory: the same numbers, faster on CPUs and on GPUs with bf16."""
     recompute: Literal["off", "extractor", "motion", "both"] = "off"
     """Gradient checkpointing: parts that compute their inner results twice rather than keep them in memory."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+
+    accumulate: int = 1
+    """Parts that the clips of a step go through the network in, one after the other, to save memory."""
+    sync_batchnorm: bool = False
+    """Batch statistics over all processes (GPUs only; a single process has the whole batch anyway)."""
+    rank_timeout: int = 600
+    """Seconds that a process waits for the others before it gives up."""
+    checkpoint_every: int = 250
+    """Steps after which last.pth is written anew, beside the end of every epoch; 0: there alone."""
+    clip_grad: float = 0.0
+    """Largest norm of the gradient, to which a longer one is scaled down; 0: as it is."""
+    skip_nonfinite: int = 0
+    """Steps of the whole run whose loss or gradient may be infinite or no number: they change nothing."""
+    dry_run: bool = False
+    """Print what would run (parameters, steps, learning rates, memory) and stop."""
 
     def __post_init__(self) -> None:
         height, width = self.input_size
@@ -118,14 +135,15 @@ class TrainConfig:
             (self.seed < 2**32, f"--seed {self.seed}: must be below 2^32"),
             (self.batch_size != 1 or max(self.training_size) > 32,
              "--batch-size 1: BatchNorm has no statistics of one clip of 32 x 32 pixels; use 2 clips or more"),
+            (self.clip_grad >= 0, f"--clip-grad {self.clip_grad}: must be above 0, or 0 for none"),
         )
         for holds, message in checks:
             if not holds:
                 raise UserError(message)
-        for name in ("epochs", "batch_size", "val_interval"):
+        for name in ("epochs", "batch_size", "val_interval", "accumulate", "rank_timeout"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more")
-        for name in ("workers", "cache_mb", "save_interval", "seed"):
+        for name in ("workers", "cache_mb", "save_interval", "seed", "checkpoint_every", "skip_nonfinite"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
 

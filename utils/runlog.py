@@ -1,4 +1,4 @@
-"""What a run leaves for people: config.json, metrics.csv, TensorBoard scalars and curves.png."""
+"""What a run leaves for people: config.json, train.log, metrics.csv, TensorBoard scalars and curves.png."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.cli import UserError
+from utils.run_state import LAST, PREVIOUS
 
 COLUMNS = ("epoch", "lr", "train_total", "train_iou", "train_obj", "train_cls", "train_motion", "val_loss", "val_mAP50",
            "seconds")
@@ -54,25 +56,25 @@ def environment() -> dict[str, Any]:
 
 
 class RunLog:
-    """The text side of a run folder; epochs count from 1. `done` > 0 keeps the rows of so many and goes on."""
+    """The text side of a run folder; epochs count from 1. `rows` are those of the epochs done, as a checkpoint has
+    them: whatever else metrics.csv held was written after it, and will be written again."""
 
-    def __init__(self, run_dir: Path, config: dict[str, Any], done: int = 0):
+    def __init__(self, run_dir: Path, config: dict[str, Any], rows: Sequence[dict[str, Any]] = ()):
         self.run_dir = run_dir
         self.csv_path = run_dir / "metrics.csv"
+        self.rows = list(rows)
+        facts = environment()
         with self._writing():
-            self.rows = self._rows_of(done)
             self._write_rows()
-            text = json.dumps({"config": config, "environment": environment()}, indent=2)
-            replace_text(run_dir / "config.json", text + "\n")
-            self.board = SummaryWriter(str(run_dir), purge_step=done + 1)
+            replace_text(run_dir / "config.json", json.dumps({"config": config, "environment": facts}, indent=2) + "\n")
+            self.board = SummaryWriter(str(run_dir), purge_step=len(self.rows) + 1)
+        self.note(f"{' '.join(facts['command'])}  (revision {facts['git']}, torch {facts['packages']['torch']})")
 
-    def _rows_of(self, done: int) -> list[dict[str, Any]]:
-        if done == 0 or not self.csv_path.exists():
-            return []
-        with open(self.csv_path, newline="", encoding="utf-8") as file:
-            # A row without its last cell was cut off by whatever ended the run.
-            rows = [row for row in csv.DictReader(file) if row.get("epoch", "").isdecimal() and row.get("seconds")]
-        return [{name: row.get(name) for name in COLUMNS} for row in rows if int(row["epoch"]) <= done]
+    def note(self, text: str) -> None:
+        """Append to train.log, each line with the time."""
+        time = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        with self._writing(), open(self.run_dir / "train.log", "a", encoding="utf-8") as file:
+            file.writelines(f"{time}  {line}\n" for line in text.splitlines())
 
     def _write_rows(self) -> None:
         text = io.StringIO(newline="")
@@ -87,6 +89,8 @@ class RunLog:
         with self._writing():
             with open(self.csv_path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, COLUMNS).writerow(row)
+                file.flush()
+                os.fsync(file.fileno())
             for name, value in row.items():
                 if name != "epoch":
                     self.board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
@@ -109,7 +113,10 @@ class RunLog:
 def replace_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="")
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
@@ -145,5 +152,5 @@ def make_run_dir(path: Path, resume: bool) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); pass another --run-dir") from None
-    if not resume and (path / "last.pth").exists():
+    if not resume and any((path / name).exists() for name in (LAST, PREVIOUS)):
         raise UserError(f"{path}: holds a run already; go on with --resume, or pass another --run-dir")

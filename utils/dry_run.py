@@ -1,0 +1,84 @@
+"""What a run would do, without doing it: parameters, steps, learning rates and memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nets import SSTNet
+
+if TYPE_CHECKING:
+    from utils.trainer import Trainer
+
+RATES_SHOWN = 9  # points of the learning-rate curve
+
+
+def describe_run(trainer: Trainer) -> str:
+    """A page of text: what `trainer` would train, for how long, and the memory that it would need."""
+    return "\n".join([*_parameters(trainer), *_steps(trainer), *_memory(trainer), "dry run: nothing was written"])
+
+
+def _parameters(trainer: Trainer) -> list[str]:
+    model, groups = trainer.model, trainer.optimizer.param_groups
+    lines = [f"parameters: {_count(model.parameters()):,}, all of them trained"]
+    lines += [f"  {name}: {_count(part.parameters()):,}" for name, part in model.named_children()]
+    for group in groups:
+        tensors = group["params"]
+        lines.append(f"  weight decay {group['weight_decay']:g}: {_count(tensors):,} in {len(tensors)} tensors")
+    return lines
+
+
+def _steps(trainer: Trainer) -> list[str]:
+    config, shape = trainer.config, trainer.loader.batch_sampler.shape
+    frames = f"{len(trainer.train_data.records)} training and {len(trainer.val_data.records)} validation frames"
+    epochs = sorted({round(i * (config.epochs - 1) / (RATES_SHOWN - 1)) for i in range(RATES_SHOWN)})
+    return [
+        f"data: {frames}",
+        f"steps: {config.epochs} epochs x {trainer.steps} = {config.epochs * trainer.steps:,}, of {shape.size} clips "
+        f"each: {shape.clips} x {shape.parts} parts x {trainer.processes.count} processes",
+        f"learning rate ({config.optimizer}, {config.schedule}), by epoch:",
+        "  " + ", ".join(f"{epoch + 1}: {trainer.schedule.rate(epoch):.2e}" for epoch in epochs),
+    ]
+
+
+def _memory(trainer: Trainer) -> list[str]:
+    config, shape = trainer.config, trainer.loader.batch_sampler.shape
+    weights = sum(value.nbytes for value in trainer.model.state_dict().values())
+    states = {"sgd": 1, "adam": 2}[config.optimizer]  # moments
+    fixed = {"weights": weights, "gradients": weights, "optimiser": states * weights, "EMA": weights}
+    size = (shape.clips, 3, config.num_frames, *config.training_size)
+    held = activation_bytes(trainer.model, size)
+    total = sum(fixed.values()) + held
+    parts = ", ".join(f"{name} {value / 2**20:,.0f}" for name, value in {**fixed, "activations": held}.items())
+    return [
+        f"memory of a process: about {total / 2**20:,.0f} MiB in float32 ({parts}); --amp halves most activations, "
+        "and the work space of the kernels comes on top",
+        f"last.pth: {(2 + states) * weights / 2**20:,.0f} MiB, twice with the one before it",
+    ]
+
+
+def activation_bytes(model: SSTNet, size: tuple[int, ...]) -> int:
+    """Bytes that a training forward pass on clips of `size` (B, 3, T, H, W) keeps for the backward pass, in float32.
+
+    Runs on PyTorch's meta device: shapes alone, no numbers. Parameters are not counted.
+    """
+    ghost = copy.deepcopy(model).to("meta").train()
+    kept: dict[int, Tensor] = {}  # by the number of their storage, which is used again once a storage is freed
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        ghost(torch.empty(size, device="meta"))
+    for parameter in ghost.parameters():
+        kept.pop(parameter.untyped_storage()._cdata, None)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _count(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)

@@ -1,0 +1,62 @@
+"""How far an epoch is: a bar on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from tqdm import tqdm
+
+LINE_SECONDS = 60.0  # between lines where there is no terminal
+
+
+class EpochProgress:
+    """Context that shows the steps of an epoch. `say` prints a line; `shown` is False in all processes but one."""
+
+    def __init__(self, title: str, steps: int, first: int, clips: int, say: Callable[[str], None], shown: bool = True):
+        self.title = title
+        self.steps = steps
+        self.clips = clips  # of a step
+        self._say = say
+        self._shown = shown
+        self._first = self._step = first
+        self._bar = tqdm(
+            total=steps * clips, initial=first * clips, desc=title, unit=" clips", leave=False,
+            disable=None if shown else True,
+        )
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> EpochProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, rate: float, means: dict[str, float]) -> None:
+        """Show one step more, with its learning rate and the means of the loss terms so far."""
+        self._step += 1
+        if not self._bar.disable:
+            self._bar.set_description(f"{self.title} step {self._step}/{self.steps}", refresh=False)
+            terms = {name: f"{value:.3f}" for name, value in means.items() if name != "total"}
+            self._bar.set_postfix({"lr": f"{rate:.2e}", **terms}, refresh=False)
+            self._bar.update(self.clips)
+        elif self._shown and time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            self._say(self._line(rate, means))
+
+    def _line(self, rate: float, means: dict[str, float]) -> str:
+        speed = (self._step - self._first) / (time.monotonic() - self._started)  # steps a second
+        left = timedelta(seconds=round((self.steps - self._step) / speed))
+        return (
+            f"{self.title} step {self._step}/{self.steps}  lr {rate:.2e}  {describe_losses(means)}  "
+            f"{speed * self.clips:.1f} clips/s  {left} left of the epoch"
+        )
+
+
+def describe_losses(means: dict[str, float]) -> str:
+    """The total and the terms that it is made of."""
+    if not means:
+        return "no loss yet"
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in means.items() if name != "total")
+    return f"loss {means['total']:.3f} ({terms})"

@@ -1,0 +1,151 @@
+"""Where a run is: all that must be in a checkpoint so that going on is the same as never having stopped."""
+
+from __future__ import annotations
+
+import random
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.checkpoint import read_checkpoint, save_atomically
+from utils.cli import UserError
+
+LAST, PREVIOUS = "last.pth", "previous.pth"
+# Settings that decide which clips the steps of an epoch see, and those that say nothing of the training itself.
+ORDER = ("seed", "epoch_share", "batch_size", "data_root", "train_list")
+PASSING = ("resume", "run_dir", "dry_run")
+
+
+@dataclass
+class Progress:
+    """Position of a run and what it has gathered on the way."""
+
+    epoch: int = 0  # whole epochs
+    step: int = 0  # steps of the epoch after them
+    sums: dict[str, float] = field(default_factory=dict)  # of the loss terms over these steps
+    counted: int = 0  # steps behind the sums: all but those skipped
+    seconds: float = 0.0  # that these steps took
+    skipped: int = 0  # steps that were not finite, in the whole run
+    best: float = float("inf")  # what best.pth has: validation loss, or minus mAP50
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of metrics.csv, one for each whole epoch
+
+    def add(self, values: dict[str, float] | None) -> None:
+        """Count a step; None: it was skipped."""
+        self.step += 1
+        if values is None:
+            self.skipped += 1
+            return
+        self.counted += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        """Mean of each loss term over the epoch's steps so far; none while all of them were skipped."""
+        return {name: value / self.counted for name, value in self.sums.items()}
+
+    def begin_epoch(self) -> None:
+        """Forget the steps of the epoch, done or not."""
+        self.step, self.sums, self.counted, self.seconds = 0, {}, 0, 0.0
+
+    def finish_epoch(self, row: dict[str, Any]) -> None:
+        """Count an epoch, whose row of the log this is."""
+        self.epoch += 1
+        self.rows.append(row)
+        self.begin_epoch()
+
+    def __str__(self) -> str:
+        return f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """The states of all random number generators of this process, as plain values and tensors."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """Undo what was drawn since `random_states`."""
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def save_run(content: dict[str, Any], run_dir: Path) -> None:
+    """Write last.pth; the one before it becomes previous.pth, once the new one is whole and on the disk."""
+    save_atomically(content, run_dir / LAST, keep_as=run_dir / PREVIOUS)
+
+
+def newest_run(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint of a run and its content; None where there is none at all.
+
+    A damaged one is named on standard error and the one before it taken; UserError where no whole one is left.
+    """
+    paths = [run_dir / name for name in (LAST, PREVIOUS) if (run_dir / name).exists()]
+    for path in paths:
+        try:
+            return path, _read_run(path)
+        except UserError as error:
+            if path is paths[-1]:
+                raise
+            print(f"{error}; going back to {paths[-1].name}", file=sys.stderr, flush=True)
+    return None
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    content = read_checkpoint(path)
+    if not isinstance(content.get("training"), dict) or "progress" not in content["training"]:
+        raise UserError(f"{path}: weights without a run's state; pass another --run-dir, and this as --pretrained")
+    return content
+
+
+def check_same_network(path: Path, content: dict[str, Any], architecture: dict[str, Any], optimizer: str) -> None:
+    """UserError where a checkpoint's network or optimiser is not the one that the settings ask for."""
+    theirs = content.get("architecture", {})
+    other = [f"{n} {theirs.get(n)}, not {architecture[n]}" for n in architecture if theirs.get(n) != architecture[n]]
+    if other:
+        raise UserError(f"{path}: of a run with {', '.join(other)}; pass the same flags, or another --run-dir")
+    before = content["training"]["settings"]["optimizer"]
+    if before != optimizer:
+        raise UserError(f"{path}: made with --optimizer {before}; pass that or another --run-dir")
+
+
+def restore_progress(training: dict[str, Any], settings: dict[str, Any], num_clips: int) -> tuple[Progress, list[str]]:
+    """A run's progress under settings that may have changed since, and what there is to say of that."""
+    progress, before = Progress(**training["progress"]), training["settings"]
+    notes = [
+        f"{name} {before[name]} -> {value}"
+        for name, value in settings.items()
+        if name not in PASSING and before.get(name, value) != value
+    ]
+    if before["best_by"] != settings["best_by"]:  # the scores cannot be compared
+        progress.best = float("inf")
+    moved = num_clips != training["num_clips"] or any(before[name] != settings[name] for name in ORDER)
+    if moved and progress.step:
+        progress.begin_epoch()
+        notes.append(f"other batches: epoch {progress.epoch + 1} begins anew")
+    return progress, notes
+
+
+def state_of_run(progress: Progress, settings: dict[str, Any], num_clips: int, **states: Any) -> dict[str, Any]:
+    """What `newest_run` and `restore_progress` want to find under `training`, beside the `states` of objects."""
+    return {"progress": asdict(progress), "settings": settings, "num_clips": num_clips, **states}
+

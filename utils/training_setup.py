@@ -1,0 +1,101 @@
+"""What a training run is made of, built from its settings: annotations, network, loader."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch.utils.data import DataLoader
+
+from nets import SSTNet
+from utils.annotations import Annotations, load_annotations
+from utils.augment import EpochSampler, TrainingClips
+from utils.batches import BatchShape, BatchShare
+from utils.checkpoint import load_weights
+from utils.cli import UserError
+from utils.clips import ClipDataset, collate_clips
+from utils.config import TrainConfig
+from utils.distributed import Processes
+from utils.optimizer import initialise
+from utils.signals import WorkerSignals
+
+RECOMPUTE = {"off": (), "extractor": ("extractor",), "motion": ("motion",), "both": ("extractor", "motion")}
+
+
+def load_split(config: TrainConfig, split: Literal["train", "val"], class_names: tuple[str, ...]) -> Annotations:
+    """Annotations of a split; they must have the classes of the network, or ranks would mean other classes."""
+    num_classes, path = len(class_names), config.annotations(split)
+    if config.data_root.is_dir() and not path.is_file():
+        raise UserError(f"{path}: no such file; pass the {split} list or COCO JSON with --{split}-list")
+    data = load_annotations(path, config.data_root, num_classes)
+    if len(data.category_ids) != num_classes:
+        raise UserError(
+            f"{data.source}: {len(data.category_ids)} categories, but {config.classes} names {num_classes} "
+            "classes; pass the data set's own class file with --classes"
+        )
+    if path.suffix.lower() == ".json" and num_classes > 1 and data.class_names != class_names:
+        raise UserError(
+            f"{path}: its categories are {', '.join(data.class_names)}, but {config.classes} says "
+            f"{', '.join(class_names)}; write the same names in the same order"
+        )
+    return data
+
+
+def batch_shape(config: TrainConfig, num_clips: int, source: object, processes: Processes) -> BatchShape:
+    """How steps divide their clips; UserError where an epoch has none, or BatchNorm nothing to work on."""
+    if num_clips * config.epoch_share < config.batch_size:
+        raise UserError(
+            f"{source}: {num_clips} clips x --epoch-share {config.epoch_share} "
+            f"are less than one batch of {config.batch_size}; lower --batch-size or raise --epoch-share"
+        )
+    shape = BatchShape.split(config.batch_size, config.accumulate, processes)
+    if shape.clips == 1 and max(config.training_size) <= 32:
+        raise UserError(
+            f"--batch-size {config.batch_size}: leaves one clip of 32 x 32 pixels at a time, of which BatchNorm has no "
+            "statistics; use 2 clips or more"
+        )
+    return shape
+
+
+def build_model(
+    config: TrainConfig, num_classes: int, device: torch.device, fresh: bool, say: Callable[[str], None]
+) -> SSTNet:
+    """The network to train; with the weights to start from where the run is a fresh one."""
+    slices, layers = config.slices_layers
+    model = SSTNet(
+        num_classes, config.num_frames, slices, layers, config.depth, config.width, config.attention_dropout,
+        RECOMPUTE[config.recompute],
+    )
+    initialise(model, config.init)
+    if config.pretrained and fresh:
+        if not config.pretrained.is_file():
+            raise UserError(f"{config.pretrained}: no such file; --pretrained takes a weight file (.pth)")
+        report = load_weights(model, config.pretrained)
+        if not report.loaded:
+            raise UserError(f"{config.pretrained}: weights of another network, no name and shape fits ({report})")
+        say(f"{config.pretrained}: {report}")
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    return model.to(device, memory_format=layout)
+
+
+def build_loader(
+    config: TrainConfig, data: Annotations, shape: BatchShape, rank: int, pin: bool, signals: WorkerSignals
+) -> DataLoader:
+    """Batches of one process; `loader.batch_sampler` says which epoch and from which step on."""
+    clips = ClipDataset(data, config.input_size, config.num_frames, config.cache_mb * 2**20)
+    sampler = EpochSampler(len(clips), config.epoch_share, config.seed)
+    return DataLoader(
+        TrainingClips(clips, config.augmentation),
+        batch_sampler=BatchShare(sampler, shape, rank),
+        num_workers=config.workers,
+        collate_fn=collate_clips,
+        pin_memory=pin,
+        persistent_workers=config.workers > 0,
+        worker_init_fn=signals,
+        # Those of a fork server, Python 3.14's default, outlive a killed run: server and worker wait for each other.
+        multiprocessing_context="fork" if config.workers and sys.platform == "linux" else None,
+        # Its own: from the global one it would draw at each start of the workers, so also after --resume.
+        generator=torch.Generator().manual_seed(config.seed),
+    )
