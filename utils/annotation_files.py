@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,10 @@ def list_categories(rows: list[FileRow], num_classes: int | None) -> list[tuple[
 
 
 def parse_coco(path: Path, faults: list[str]) -> ParsedFile:
-    """Images of a COCO file in its order, with their boxes; crowd regions are no targets."""
+    """Images of a COCO file in its order, with their boxes; crowd regions are no targets.
+
+    What is whole is returned beside the faults, so that the frames can be checked in the same run.
+    """
     coco = _read_json(path)
     categories = sorted(
         (entry["id"], str(entry.get("name", entry["id"])))
@@ -141,18 +145,16 @@ def parse_coco(path: Path, faults: list[str]) -> ParsedFile:
     images = _entries(path, coco, "images", {"id": int, "file_name": str}, faults)
     fields = {"image_id": int, "category_id": int, "bbox": list}
     annotations = _entries(path, coco, "annotations", fields, faults)
-    raise_first(faults)
-    if not images or not categories:
+    if not faults and not (images and categories):
         faults.append(f"{path}: no {'images' if not images else 'categories'}; expected at least one")
     for kind, ids in (("image", [i["id"] for i in images]), ("category", [i for i, _ in categories])):
-        if repeated := _first_repeated(ids):
-            faults.append(f"{path}: {kind} id {ids[repeated]} stands there twice; each needs its own")
+        for repeated in sorted(number for number, count in Counter(ids).items() if count > 1):
+            faults.append(f"{path}: {kind} id {repeated} stands there twice; each needs its own")
     rows = {image["id"]: _coco_row(path, image, faults) for image in images}
     ranks = {category_id: rank for rank, (category_id, _) in enumerate(categories)}
     for number, annotation in enumerate(annotations):
         _add_coco_box(path, number, annotation, rows, ranks, faults)
-    raise_first(faults)
-    return ParsedFile(list(rows.values()), categories, _with_evaluation_keys(coco))
+    return ParsedFile(list(rows.values()), categories, None if faults else _with_evaluation_keys(coco))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -171,7 +173,8 @@ def _entries(
     """The list under `key`, less the entries without the needed fields, which become faults."""
     entries = coco.get(key)
     if not isinstance(entries, list):
-        raise UserError(f"{path}: no list {key!r}; expected a COCO file with images, annotations, categories")
+        faults.append(f"{path}: no list {key!r}; expected a COCO file with images, annotations, categories")
+        return []
     good = []
     for number, entry in enumerate(entries):
         entry = entry if isinstance(entry, dict) else {}
@@ -183,12 +186,6 @@ def _entries(
         else:
             good.append(entry)
     return good
-
-
-def _first_repeated(values: Sequence[Any]) -> int | None:
-    """Index of the first value that occurred before."""
-    seen = set()
-    return next((i for i, value in enumerate(values) if value in seen or seen.add(value)), None)
 
 
 def _coco_row(path: Path, image: dict[str, Any], faults: list[str]) -> FileRow:
