@@ -14,7 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class ParsedFile:
     rows: list[FileRow]
     categories: list[tuple[int, str]]  # id and name of class 0, 1, ...; empty for a list
     coco: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)  # what is read all the same, in another way than it is written
 
 
 def write_list(path: str | os.PathLike, rows: Iterable[tuple[str, Iterable[Sequence[float]]]]) -> None:
@@ -138,23 +139,44 @@ def parse_coco(path: Path, faults: list[str]) -> ParsedFile:
     What is whole is returned beside the faults, so that the frames can be checked in the same run.
     """
     coco = _read_json(path)
-    categories = sorted(
-        (entry["id"], str(entry.get("name", entry["id"])))
-        for entry in _entries(path, coco, "categories", {"id": int}, faults)
-    )
+    classes = _entries(path, coco, "categories", {"id": int}, faults)
+    categories = sorted({entry["id"]: str(entry.get("name", entry["id"])) for entry in classes}.items())
     images = _entries(path, coco, "images", {"id": int, "file_name": str}, faults)
     fields = {"image_id": int, "category_id": int, "bbox": list}
     annotations = _entries(path, coco, "annotations", fields, faults)
     if not faults and not (images and categories):
         faults.append(f"{path}: no {'images' if not images else 'categories'}; expected at least one")
-    for kind, ids in (("image", [i["id"] for i in images]), ("category", [i for i, _ in categories])):
+    for kind, ids in (("image", [i["id"] for i in images]), ("category", [i["id"] for i in classes])):
         for repeated in sorted(number for number, count in Counter(ids).items() if count > 1):
             faults.append(f"{path}: {kind} id {repeated} stands there twice; each needs its own")
     rows = {image["id"]: _coco_row(path, image, faults) for image in images}
     ranks = {category_id: rank for rank, (category_id, _) in enumerate(categories)}
     for number, annotation in enumerate(annotations):
         _add_coco_box(path, number, annotation, rows, ranks, faults)
-    return ParsedFile(list(rows.values()), categories, None if faults else _with_evaluation_keys(coco))
+    notes = _coco_notes(path, annotations)
+    return ParsedFile(list(rows.values()), categories, None if faults else _with_evaluation_keys(coco), notes)
+
+
+def _coco_notes(path: Path, annotations: list[dict[str, Any]]) -> list[str]:
+    """Annotation ids that stand there twice, and boxes that are cut to whole pixels."""
+    ids = Counter(str(annotation["id"]) for annotation in annotations if "id" in annotation)
+    notes = [
+        f"{path}: annotation id {number} stands there {count} times; all are numbered anew, give each its own"
+        for number, count in ids.items()
+        if count > 1
+    ]
+    cut = [
+        annotation
+        for annotation in annotations
+        if any(type(v) is float and math.isfinite(v) and v != int(v) for v in annotation["bbox"])
+    ]
+    if cut:
+        first = f"annotation id {cut[0].get('id', 'none')}, bbox {cut[0]['bbox']}"
+        notes.append(
+            f"{path}: {len(cut)} boxes are not in whole pixels, the first is {first}; they are cut to whole pixels, "
+            "as in the published lists"
+        )
+    return notes
 
 
 def _read_json(path: Path) -> dict[str, Any]:

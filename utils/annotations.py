@@ -96,6 +96,7 @@ class Inspection:
     coco: dict[str, Any] | None  # of a JSON without faults
     faults: list[str]
     missing: list[tuple[FileRow, Path]]  # rows whose frame is not there
+    notes: list[str]  # what is read all the same
 
 
 def inspect_annotations(
@@ -127,7 +128,8 @@ def inspect_annotations(
         unsized = [row for row, _ in present if row.size is None]
         faults += _check_sizes(present)
         faults += _box_faults(unsized, len(categories), only_outside=True)
-    return Inspection(path, rows, paths, categories, parsed.coco, faults, missing)
+        faults += _mixed_sizes(present)
+    return Inspection(path, rows, paths, categories, parsed.coco, faults, missing, parsed.notes)
 
 
 def _box_array(row: FileRow) -> np.ndarray:
@@ -182,6 +184,21 @@ def _missing(rows: list[FileRow], paths: list[Path]) -> list[tuple[FileRow, Path
         if path.name not in listings[folder]:
             missing.append((row, path))
     return missing
+
+
+def _mixed_sizes(frames: list[tuple[FileRow, Path]]) -> list[str]:
+    """Sequences whose annotated frames differ in size, a line each: clips need frames of one size."""
+    first: dict[Path, FileRow] = {}
+    mixed: dict[Path, str] = {}
+    for row, path in frames:
+        other = first.setdefault(path.parent, row) if row.size else row
+        if row.size != other.size and row.size and path.parent not in mixed:
+            (height, width), (their_height, their_width) = row.size, other.size
+            mixed[path.parent] = (
+                f"{row.where}: {path} has {width} x {height} pixels (width x height), but {other.name} of the same "
+                f"sequence {their_width} x {their_height}; bring the frames of a sequence to one size"
+            )
+    return list(mixed.values())
 
 
 def _check_sizes(frames: list[tuple[FileRow, Path]], chunk: int = 256) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from utils import check_data
 from utils.augment import Augmentation
 from utils.cli import UserError
 
@@ -29,6 +30,9 @@ class TrainConfig:
     """Class names, one a line."""
     run_dir: Path = Path("runs/DAUB")
     """Folder for everything that the run writes."""
+
+    check_data: bool = False
+    """Only check the data, all of it: every fault with its place, and a summary in RUN_DIR_data; nothing is trained."""
 
     preset: Literal["cross-slice", "released"] = "cross-slice"
     """Motion branch: cross-slice has 2 slices x 2 layers (the paper's), released 1 x 1 (the released weights')."""
@@ -156,6 +160,17 @@ class TrainConfig:
         given = self.train_list if split == "train" else self.val_list
         name = "instances_train2017.json" if split == "train" else "instances_test2017.json"
         return given or self.data_root / "annotations" / name
+
+    @property
+    def data_check(self) -> check_data.Config:
+        """The check of this run's data."""
+        return check_data.Config(
+            data_root=self.data_root,
+            train_list=self.annotations("train"),
+            val_list=self.annotations("val"),
+            num_classes=len(read_class_names(self.classes)),
+            output=self.run_dir.with_name(f"{self.run_dir.name}_data"),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All settings as JSON types."""

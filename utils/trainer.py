@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from nets import SSTNet, YOLOXLoss
+from utils import check_data
 from utils.annotations import Annotations, load_annotations
 from utils.augment import EpochSampler, TrainingClips
+from utils.check_rows import training_warnings
 from utils.checkpoint import checkpoint_of, load_weights, read_checkpoint, save_atomically
 from utils.cli import UserError
 from utils.clips import ClipBatch, ClipDataset, collate_clips, normalise_clips, to_targets
@@ -31,9 +33,12 @@ TERMS = ("total", "iou", "obj", "cls", "motion")
 NAMED_CLIPS = 4  # of a batch whose loss is not finite
 
 
-def train(config: TrainConfig) -> None:
-    """Run a whole training: what train_DAUB.py and train_IRDST.py call."""
+def train(config: TrainConfig) -> int:
+    """Run a whole training, or with `check_data` only look at its data: what train_DAUB.py and train_IRDST.py call."""
+    if config.check_data:
+        return check_data.main(config.data_check)
     Trainer(config).fit()
+    return 0
 
 
 class Trainer:
@@ -129,6 +134,8 @@ class Trainer:
             return
         log = RunLog(config.run_dir, config.to_json(), self.epoch)
         print(self._summary(), flush=True)
+        for line in training_warnings(self.train_data.records, self.val_data.records):
+            print("warning:", line, file=sys.stderr, flush=True)
         try:
             while self.epoch < config.epochs:
                 self._fit_epoch(log)
