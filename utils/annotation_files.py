@@ -13,10 +13,10 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from utils.cli import UserError
 from utils.frames import is_image_name
@@ -50,25 +50,38 @@ class ParsedFile:
     notes: list[str] = field(default_factory=list)  # what is read all the same, in another way than it is written
 
 
-def write_list(path: str | os.PathLike, rows: Iterable[tuple[str, Iterable[Sequence[float]]]]) -> None:
-    """Write (name, boxes x1, y1, x2, y2, class) rows as an annotation list, whole or not at all."""
-    path = Path(path)
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """A text file to write, which takes its name when it is whole, or leaves nothing."""
     if path.exists() and not path.stat().st_mode & 0o222:  # renaming would get round the protection
         raise UserError(f"{path}: write-protected; remove it or write to another file")
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for name, boxes in rows:
-                if not _is_list_name(name):
-                    raise UserError(f"{name!r} cannot stand in an annotation list; rename the image file")
-                fields = [",".join(str(int(value)) for value in box) for box in boxes]
-                file.write(" ".join([name, *fields]) + "\n")
+            yield file
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); check the folder") from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def write_list(path: str | os.PathLike, rows: Iterable[tuple[str, Iterable[Sequence[float]]]]) -> None:
+    """Write (name, boxes x1, y1, x2, y2, class) rows as an annotation list, whole or not at all."""
+    with whole_file(Path(path)) as file:
+        for name, boxes in rows:
+            if not _is_list_name(name):
+                raise UserError(f"{name!r} cannot stand in an annotation list; rename the image file")
+            fields = [",".join(str(int(value)) for value in box) for box in boxes]
+            file.write(" ".join([name, *fields]) + "\n")
+
+
+def write_coco(path: str | os.PathLike, coco: dict[str, Any]) -> None:
+    """Write a COCO JSON, whole or not at all."""
+    with whole_file(Path(path)) as file:
+        json.dump(coco, file)
+        file.write("\n")
 
 
 def _is_list_name(name: str) -> bool:
