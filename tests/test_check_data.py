@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damaged_data import JSON_LINES, LIST_LINES, make_damaged_data, moving_frames, save_sequence
 from PIL import Image
-from training_cases import small_config
 
+from tests.damaged_data import JSON_LINES, LIST_LINES, make_damaged_data, moving_frames, save_sequence
+from tests.training_cases import small_config
 from utils.annotations import write_list
 from utils.check_data import Config, check, main
 from utils.frame_order import FEWEST, distances, judge, thumbnail, windows
