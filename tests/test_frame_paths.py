@@ -64,7 +64,7 @@ def test_a_name_that_fits_two_folders_shows_both(tmp_path):
     first, second = (touch(tmp_path / copy / "images" / "6" / "0.bmp") for copy in ("a", "b"))
     (tmp_path / "list.txt").write_text("/home/public/IRDST/images/6/0.bmp 1,2,3,4,0\n")
     with pytest.raises(UserError, match=r"list\.txt:1: .*--data-root") as failure:
-        load_annotations(tmp_path / "list.txt", tmp_path, check_files=False)
+        load_annotations(tmp_path / "list.txt", tmp_path)
     assert str(first) in str(failure.value) and str(second) in str(failure.value)
     longer = touch(tmp_path / "b" / "IRDST" / "images" / "6" / "0.bmp")
     assert resolve_frames(["/home/public/IRDST/images/6/0.bmp"], tmp_path) == [longer]

@@ -119,7 +119,7 @@ def inspect_annotations(
     def ambiguous(place: int, message: str) -> None:
         faults.append(f"{rows[place].where}: {message}")
 
-    paths = resolve_frames([row.name for row in rows], data_root, ambiguous)
+    paths = resolve_frames([row.name for row in rows], data_root, ambiguous, search_below=check_files)
     faults += _duplicates(rows, paths)
     missing = _missing(rows, paths) if check_files else []
     if check_files:

@@ -175,10 +175,10 @@ def _summary(name: str, inspection: Inspection, facts: Sequence[FolderFacts]) ->
 
 def main(config: Config) -> int:
     """Print the report, write it and the picture; returns the exit status."""
-    report = check(config)
-    print(report.text(config.lines), flush=True)
     try:
         config.output.mkdir(parents=True, exist_ok=True)
+        report = check(config)
+        print(report.text(config.lines), flush=True)
         (config.output / "report.txt").write_text(report.text() + "\n", encoding="utf-8")
         save_summary_figure(report.splits, config.output / "summary.png")
     except OSError as error:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from utils import check_data
 from utils.augment import Augmentation
+from utils.check_data import Config as DataCheck
 from utils.cli import UserError
 
 PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}  # slices, layers
@@ -172,9 +172,9 @@ class TrainConfig:
         return given or self.data_root / "annotations" / name
 
     @property
-    def data_check(self) -> check_data.Config:
+    def data_check(self) -> DataCheck:
         """The check of this run's data."""
-        return check_data.Config(
+        return DataCheck(
             data_root=self.data_root,
             train_list=self.annotations("train"),
             val_list=self.annotations("val"),

@@ -12,6 +12,8 @@ from utils.cli import UserError
 
 Folders = dict[str, list[Path]]  # last part of a folder's path -> such folders below the data root
 
+DEPTH = 6  # folders below the data root to search: enough for DATASETS/DAUB/images/train/data5, too little for a disk
+
 
 def refuse(_: int, message: str) -> None:
     """Raise the fault of a name."""
@@ -19,13 +21,13 @@ def refuse(_: int, message: str) -> None:
 
 
 def resolve_frames(
-    names: Sequence[str], data_root: Path, report: Callable[[int, str], None] = refuse
+    names: Sequence[str], data_root: Path, report: Callable[[int, str], None] = refuse, search_below: bool = True
 ) -> list[Path]:
     """Where the frames of an annotation file lie: relative to `data_root`, or absolute.
 
     The tree of another machine in front of a name is cut off: the longest tail that exists in `data_root` counts, or
-    else in one folder below it. A name that fits two such folders is reported with its place in `names`. The search is
-    made once a folder; a folder that is nowhere gets the usual cut of those found.
+    else, with `search_below`, in one folder below it. A name that fits two such folders is reported with its place in
+    `names`. The search is made once a folder; a folder that is nowhere gets the usual cut of those found.
     """
     split = [name.replace("\\", "/").rpartition("/") for name in names]
     first_of: dict[str, int] = {}
@@ -43,6 +45,8 @@ def resolve_frames(
         if cut is not None:
             folders[parent] = data_root.joinpath(*_parts(parent)[cut:])
             cuts[cut] += 1
+            continue
+        if not search_below:
             continue
         below = _folders_below(data_root) if below is None else below
         found = _find_below(below, parent, file_name)
@@ -78,10 +82,11 @@ def _find_cut(data_root: Path, parent: str, file_name: str) -> int | None:
 
 
 def _folders_below(data_root: Path) -> Folders:
-    """All folders below the data root, hidden ones aside, by the last part of their path."""
+    """All folders down to `DEPTH` below the data root, hidden ones aside, by the last part of their path."""
     folders: Folders = {}
     for folder, below, _ in os.walk(data_root):
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        deep = len(Path(folder).relative_to(data_root).parts) >= DEPTH
+        below[:] = [] if deep else sorted(name for name in below if not name.startswith("."))
         for name in below:
             folders.setdefault(name, []).append(Path(folder, name))
     return folders

@@ -113,7 +113,7 @@ def convert(video: Path, boxes: Sequence[Boxes], folder: Path, name: str, builde
         left_out["empty boxes or boxes that reach outside the frame"] += len(boxes[frame.index - 1]) - len(good)
         builder.add(f"{name}/{frame.name}", frame.image.shape, good)
     if source.complaint:
-        left_out[f"frames that cannot be read ({source.complaint})"] += 1
+        left_out[f"part of the video that cannot be read ({source.complaint})"] += 1
     left_out["entries of the boxes behind the last frame"] += len(boxes) - frames
     return +left_out
 
