@@ -32,7 +32,7 @@ class TrainConfig:
     """Folder for everything that the run writes."""
 
     check_data: bool = False
-    """Only check the data, all of it: every fault with its place, and a summary in RUN_DIR_data; nothing is trained."""
+    """Only check the data: every fault with its place, and a summary in RUN_DIR_data; nothing is trained."""
 
     preset: Literal["cross-slice", "released"] = "cross-slice"
     """Motion branch: cross-slice has 2 slices x 2 layers (the paper's), released 1 x 1 (the released weights')."""
