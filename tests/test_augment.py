@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.training_cases import make_data, small_config
+from utils import show_batch
+from utils.annotations import load_annotations, write_list
 from utils.augment import Augmentation, EpochSampler, TrainingClips, random_crop
-from utils.clips import ClipSample
+from utils.cli import UserError
+from utils.clips import ClipDataset, ClipSample
 from utils.trainer import Trainer
 
 PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}
@@ -132,3 +137,83 @@ def test_augmentation_leaves_the_cached_frames_alone(data_root, tmp_path):
     assert all(torch.equal(clips.clips[index].clip, clip) for index, clip in enumerate(before))
     same, other = (clips[(2, seed)].clip for seed in (5, 6))
     assert torch.equal(same, clips[(2, 5)].clip) and not torch.equal(same, other)
+
+
+# Frames and noise
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """Ten frames, frame n all grey 10 n but for its target; every frame is annotated."""
+    root = tmp_path_factory.mktemp("counted")
+    for number in range(10):
+        Image.fromarray(np.full((64, 64), 10 * number, np.uint8)).save(root / f"{number}.bmp")
+    write_list(root / "list.txt", [(f"{n}.bmp", [(n, 8, n + 8, 16, 0)]) for n in range(10)])
+    return ClipDataset(load_annotations(root / "list.txt", root), (64, 64), 5)
+
+
+def frames_of(sample: ClipSample) -> list[int]:
+    return [int(frame[0, 0]) // 10 for frame in sample.clip]
+
+
+def test_backward_clips_end_at_their_key_frame(counted):
+    training = TrainingClips(counted, Augmentation(time_reversal=True))
+    expected = {
+        0: {(0, 0, 0, 0, 0), (4, 3, 2, 1, 0)},
+        5: {(1, 2, 3, 4, 5), (9, 8, 7, 6, 5)},
+        8: {(4, 5, 6, 7, 8), (9, 9, 9, 9, 8)},  # the last frame stands still, as the first does in forward clips
+    }
+    for index, clips in expected.items():
+        samples = [training[index, seed] for seed in range(20)]
+        assert {tuple(frames_of(sample)) for sample in samples} == clips
+        for sample in samples:  # the boxes are the key frame's
+            assert sample.index == index
+            assert sample.targets.tolist() == [[index + 4, 12, 8, 8, 0]]
+
+
+def test_dropped_frames_leave_the_key_frame_and_the_order(counted):
+    training = TrainingClips(counted, Augmentation(frame_drop=0.5))
+    clips = [frames_of(training[9, seed]) for seed in range(40)]
+    assert all(clip[-1] == 9 and clip == sorted(clip) and len(clip) == 5 for clip in clips)
+    assert len({tuple(clip) for clip in clips}) > 10 and [5, 6, 7, 8, 9] in clips
+    gaps = [9 - clip[-2] for clip in clips]
+    assert 1 < sum(gaps) / len(gaps) < 3  # 2 in the mean
+    assert frames_of(training[1, 3])[0] == 0
+
+
+@given(seed=st.integers(0, 2**32), drop=st.floats(0, 0.9), reverse=st.booleans(), frames=st.integers(2, 9))
+@settings(deadline=None)
+def test_plans_step_evenly_away_from_the_key_frame(seed, drop, reverse, frames):
+    places = Augmentation(time_reversal=reverse, frame_drop=drop).plan(frames, torch.Generator().manual_seed(seed))
+    assert len(places) == frames and places[-1] == 0
+    ways = {1 if later > earlier else -1 for earlier, later in zip(places, places[1:], strict=False)}
+    assert ways == {1} or (ways == {-1} and reverse)
+
+
+def test_noise_has_one_level_for_a_clip_and_differs_between_frames():
+    sample = ClipSample(torch.full((5, 64, 64), 128, dtype=torch.uint8), torch.zeros(0, 5), 0)
+    deviations = []
+    for seed in range(12):
+        clip = Augmentation(noise=20)(sample, torch.Generator().manual_seed(seed)).clip.float()
+        levels = clip.flatten(1).std(1)
+        assert levels.max() - levels.min() < 0.1 * levels.mean() + 0.1
+        assert levels.mean() < 1 or (clip[0] != clip[1]).any()
+        deviations.append(float(levels.mean()))
+    assert min(deviations) < 5 and 14 < max(deviations) < 21
+    assert sample.clip.unique().tolist() == [128]  # the sample itself stays
+
+
+def test_nothing_happens_by_default(counted):
+    training = TrainingClips(counted, Augmentation())
+    for index in range(10):
+        assert torch.equal(training[index, 7].clip, counted[index].clip)
+
+
+def test_picture_of_a_batch(data_root, tmp_path, capsys):
+    settings_of_run = small_config(data_root, tmp_path / "run", batch_size=2, flip=True, noise=5.0, crop=32)
+    show_batch.main(show_batch.Config(**vars(settings_of_run), output=tmp_path / "batch.png"))
+    with Image.open(tmp_path / "batch.png") as picture:
+        assert picture.height > picture.width > 300
+    assert "2 clips" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--frame-drop 1.0: must be"):
+        small_config(data_root, tmp_path, frame_drop=1.0)

@@ -1,4 +1,4 @@
-"""Reading frames, their order, their runs, and where an annotation file's names lie."""
+"""Reading frames, their order and their runs."""
 
 import random
 from pathlib import Path
@@ -14,7 +14,6 @@ from utils.frames import (
     natural_key,
     read_frame,
     read_image_size,
-    resolve_frames,
     sequence_frames,
     split_runs,
 )
@@ -162,38 +161,6 @@ def test_runs_keep_every_frame_in_order(numbers):
     runs = split_runs(paths)
     assert [path for run in runs for path in run] == paths
     assert all(runs)
-
-
-@pytest.fixture
-def data_root(tmp_path):
-    root = tmp_path / "DAUB"
-    save(root / "images" / "test" / "data6" / "0.bmp", np.zeros((4, 4), np.uint8))
-    return root
-
-
-def test_names_resolve_below_the_data_root(data_root):
-    folder = data_root / "images" / "test" / "data6"
-    names = [
-        "images/test/data6/0.bmp",
-        "./images/test/data6/1.bmp",  # absent, but beside one that exists
-        "/home/public/DAUB/images/test/data6/0.bmp",
-        "C:\\data\\DAUB\\images\\test\\data6\\0.bmp",
-        "DAUB/images/test/data6/0.bmp",
-        str(folder / "0.bmp"),
-    ]
-    expected = [folder / ("1.bmp" if "1.bmp" in name else "0.bmp") for name in names]
-    assert resolve_frames(names, data_root) == expected
-
-
-def test_absent_folder_is_expected_where_the_others_are(data_root):
-    names = ["/home/public/DAUB/images/test/data9/0.bmp", "/home/public/DAUB/images/test/data6/0.bmp"]
-    assert resolve_frames(names, data_root)[0] == data_root / "images" / "test" / "data9" / "0.bmp"
-
-
-def test_longest_tail_wins(data_root):
-    decoy = save(data_root / "data6" / "0.bmp", np.zeros((4, 4), np.uint8))
-    found = resolve_frames(["/x/images/test/data6/0.bmp", "/x/data6/0.bmp"], data_root)
-    assert found == [data_root / "images" / "test" / "data6" / "0.bmp", decoy]
 
 
 def test_a_frame_in_two_file_types_is_refused(tmp_path):

@@ -85,7 +85,7 @@ def test_data_root_without_annotations(fails, tmp_path):
 
 
 def test_list_that_points_nowhere(fails, own_data, tmp_path):
-    lines = (own_data / "coco_train_DAUB.txt").read_text().replace("images/", "/home/authors/pictures/")
+    lines = (own_data / "coco_train_DAUB.txt").read_text().replace("images/train/", "/home/authors/pictures/")
     (tmp_path / "list.txt").write_text(lines)
     error = fails("train_DAUB", *flags(own_data, tmp_path / "run", train_list=tmp_path / "list.txt"))
     assert error.startswith(f"{tmp_path / 'list.txt'}:1: 16 of 16 frames are missing, the first is /home/authors")
@@ -258,7 +258,7 @@ def test_two_sizes_in_one_folder(fails, own_data, weights, tmp_path):
     cv2.imwrite(str(folder / "5.bmp"), np.zeros((80, 64), np.uint8))
     assert "64 x 80" in fails("vid_predict", "--weights", weights, "--source", folder, "--output", tmp_path / "out")
     error = fails("train_DAUB", *flags(own_data, tmp_path / "run", epochs=1))
-    assert error.startswith(f"{folder / '5.bmp'}: ") and "one image size" in error
+    assert "image id 6: says 64 x 64 pixels" in error and f"{folder / '5.bmp'} has 64 x 80" in error
 
 
 # Settings and folders

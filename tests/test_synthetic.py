@@ -16,11 +16,12 @@ from PIL import Image
 from utils.annotations import load_annotations
 from utils.cli import UserError, run_command
 from utils.frames import read_frame
+from utils.scr import measure_scr
 from utils.synthetic import PRESETS, make_sequence
 from utils.synthetic_background import SUPERSAMPLING, spectral_texture
 from utils.synthetic_camera import Camera, plan_camera, take_frames
 from utils.synthetic_dataset import write_dataset
-from utils.synthetic_targets import make_blob, measure_scr, plan_track, point_spread, still_track
+from utils.synthetic_targets import make_blob, plan_track, point_spread, still_track
 from utils_coco.make_synthetic_dataset import Config, main
 
 STILL = {"camera_speed": (0, 0), "camera_jitter": (0, 0), "rotation": (0, 0), "zoom": (0, 0)}

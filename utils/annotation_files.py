@@ -12,10 +12,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from utils.cli import UserError
 from utils.frames import is_image_name
@@ -46,27 +47,41 @@ class ParsedFile:
     rows: list[FileRow]
     categories: list[tuple[int, str]]  # id and name of class 0, 1, ...; empty for a list
     coco: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)  # what is read all the same, in another way than it is written
 
 
-def write_list(path: str | os.PathLike, rows: Iterable[tuple[str, Iterable[Sequence[float]]]]) -> None:
-    """Write (name, boxes x1, y1, x2, y2, class) rows as an annotation list, whole or not at all."""
-    path = Path(path)
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """A text file to write, which takes its name when it is whole, or leaves nothing."""
     if path.exists() and not path.stat().st_mode & 0o222:  # renaming would get round the protection
         raise UserError(f"{path}: write-protected; remove it or write to another file")
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for name, boxes in rows:
-                if not _is_list_name(name):
-                    raise UserError(f"{name!r} cannot stand in an annotation list; rename the image file")
-                fields = [",".join(str(int(value)) for value in box) for box in boxes]
-                file.write(" ".join([name, *fields]) + "\n")
+            yield file
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); check the folder") from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def write_list(path: str | os.PathLike, rows: Iterable[tuple[str, Iterable[Sequence[float]]]]) -> None:
+    """Write (name, boxes x1, y1, x2, y2, class) rows as an annotation list, whole or not at all."""
+    with whole_file(Path(path)) as file:
+        for name, boxes in rows:
+            if not _is_list_name(name):
+                raise UserError(f"{name!r} cannot stand in an annotation list; rename the image file")
+            fields = [",".join(str(int(value)) for value in box) for box in boxes]
+            file.write(" ".join([name, *fields]) + "\n")
+
+
+def write_coco(path: str | os.PathLike, coco: dict[str, Any]) -> None:
+    """Write a COCO JSON, whole or not at all."""
+    with whole_file(Path(path)) as file:
+        json.dump(coco, file)
+        file.write("\n")
 
 
 def _is_list_name(name: str) -> bool:
@@ -132,27 +147,49 @@ def list_categories(rows: list[FileRow], num_classes: int | None) -> list[tuple[
 
 
 def parse_coco(path: Path, faults: list[str]) -> ParsedFile:
-    """Images of a COCO file in its order, with their boxes; crowd regions are no targets."""
+    """Images of a COCO file in its order, with their boxes; crowd regions are no targets.
+
+    What is whole is returned beside the faults, so that the frames can be checked in the same run.
+    """
     coco = _read_json(path)
-    categories = sorted(
-        (entry["id"], str(entry.get("name", entry["id"])))
-        for entry in _entries(path, coco, "categories", {"id": int}, faults)
-    )
+    classes = _entries(path, coco, "categories", {"id": int}, faults)
+    categories = sorted({entry["id"]: str(entry.get("name", entry["id"])) for entry in classes}.items())
     images = _entries(path, coco, "images", {"id": int, "file_name": str}, faults)
     fields = {"image_id": int, "category_id": int, "bbox": list}
     annotations = _entries(path, coco, "annotations", fields, faults)
-    raise_first(faults)
-    if not images or not categories:
+    if not faults and not (images and categories):
         faults.append(f"{path}: no {'images' if not images else 'categories'}; expected at least one")
-    for kind, ids in (("image", [i["id"] for i in images]), ("category", [i for i, _ in categories])):
-        if repeated := _first_repeated(ids):
-            faults.append(f"{path}: {kind} id {ids[repeated]} stands there twice; each needs its own")
+    for kind, ids in (("image", [i["id"] for i in images]), ("category", [i["id"] for i in classes])):
+        for repeated in sorted(number for number, count in Counter(ids).items() if count > 1):
+            faults.append(f"{path}: {kind} id {repeated} stands there twice; each needs its own")
     rows = {image["id"]: _coco_row(path, image, faults) for image in images}
     ranks = {category_id: rank for rank, (category_id, _) in enumerate(categories)}
     for number, annotation in enumerate(annotations):
         _add_coco_box(path, number, annotation, rows, ranks, faults)
-    raise_first(faults)
-    return ParsedFile(list(rows.values()), categories, _with_evaluation_keys(coco))
+    notes = _coco_notes(path, annotations)
+    return ParsedFile(list(rows.values()), categories, None if faults else _with_evaluation_keys(coco), notes)
+
+
+def _coco_notes(path: Path, annotations: list[dict[str, Any]]) -> list[str]:
+    """Annotation ids that stand there twice, and boxes that are cut to whole pixels."""
+    ids = Counter(str(annotation["id"]) for annotation in annotations if "id" in annotation)
+    notes = [
+        f"{path}: annotation id {number} stands there {count} times; all are numbered anew, give each its own"
+        for number, count in ids.items()
+        if count > 1
+    ]
+    cut = [
+        annotation
+        for annotation in annotations
+        if any(type(v) is float and math.isfinite(v) and v != int(v) for v in annotation["bbox"])
+    ]
+    if cut:
+        first = f"annotation id {cut[0].get('id', 'none')}, bbox {cut[0]['bbox']}"
+        notes.append(
+            f"{path}: {len(cut)} boxes are not in whole pixels, the first is {first}; they are cut to whole pixels, "
+            "as in the published lists"
+        )
+    return notes
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -171,7 +208,8 @@ def _entries(
     """The list under `key`, less the entries without the needed fields, which become faults."""
     entries = coco.get(key)
     if not isinstance(entries, list):
-        raise UserError(f"{path}: no list {key!r}; expected a COCO file with images, annotations, categories")
+        faults.append(f"{path}: no list {key!r}; expected a COCO file with images, annotations, categories")
+        return []
     good = []
     for number, entry in enumerate(entries):
         entry = entry if isinstance(entry, dict) else {}
@@ -183,12 +221,6 @@ def _entries(
         else:
             good.append(entry)
     return good
-
-
-def _first_repeated(values: Sequence[Any]) -> int | None:
-    """Index of the first value that occurred before."""
-    seen = set()
-    return next((i for i, value in enumerate(values) if value in seen or seen.add(value)), None)
 
 
 def _coco_row(path: Path, image: dict[str, Any], faults: list[str]) -> FileRow:

@@ -22,7 +22,8 @@ from utils.annotation_files import (
     write_list,
 )
 from utils.cli import UserError
-from utils.frames import read_image_size, resolve_frames
+from utils.frame_paths import resolve_frames
+from utils.frames import is_image_name, read_image_size
 
 __all__ = ["Annotations", "FrameRecord", "load_annotations", "write_list"]
 
@@ -61,37 +62,74 @@ def load_annotations(
     """Read an annotation list or (`*.json`) a COCO file; frame paths are resolved against `data_root`.
 
     A path may be relative to `data_root`, absolute, or absolute on another machine: then its longest tail
-    that exists under `data_root` counts. With `check_files` every frame must exist, and the headers of frames
-    whose size the file does not say are read. Faults raise `UserError`: the place in the file, the remedy.
+    that exists under `data_root` counts. With `check_files` every frame must exist and have the size
+    that the file says, as its header shows. Faults raise `UserError`: the place in the file, the remedy.
     """
+    inspection = inspect_annotations(path, data_root, num_classes, check_files)
+    raise_first(inspection.faults)
+    if inspection.missing:
+        row, frame = inspection.missing[0]
+        raise UserError(
+            f"{row.where}: {len(inspection.missing)} of {len(inspection.rows)} frames are missing, the first is "
+            f"{row.name} (looked for {frame}); pass the folder that holds the data set with --data-root "
+            f"(now {data_root})"
+        )
+    rows, categories = inspection.rows, inspection.categories
+    records = tuple(
+        FrameRecord(row.image_id, row.name, frame, _box_array(row))
+        for row, frame in zip(rows, inspection.paths, strict=True)
+    )
+    category_ids, class_names = zip(*categories, strict=True)
+    return Annotations(
+        inspection.source, records, class_names, category_ids, inspection.coco or list_to_coco(rows, categories)
+    )
+
+
+@dataclass
+class Inspection:
+    """All that reading one annotation file finds: its rows, where their frames lie, and every fault."""
+
+    source: Path
+    rows: list[FileRow]
+    paths: list[Path]  # of each row
+    categories: list[tuple[int, str]]
+    coco: dict[str, Any] | None  # of a JSON without faults
+    faults: list[str]
+    missing: list[tuple[FileRow, Path]]  # rows whose frame is not there
+    notes: list[str]  # what is read all the same
+
+
+def inspect_annotations(
+    path: str | os.PathLike, data_root: str | os.PathLike, num_classes: int | None = None, check_files: bool = True
+) -> Inspection:
+    """Read an annotation file and gather its faults; `UserError` only where nothing can be read at all."""
     path, data_root = Path(path), Path(data_root)
     if check_files and not data_root.is_dir():
         raise UserError(f"{data_root}: no such folder; pass the folder of the data set with --data-root")
     faults: list[str] = []
     parsed = parse_coco(path, faults) if path.suffix.lower() == ".json" else parse_list(path, faults)
-    categories = parsed.categories or list_categories(parsed.rows, num_classes)
+    rows = [row for row in parsed.rows if is_image_name(row.name)]  # the others are faults already
+    categories = parsed.categories or list_categories(rows, num_classes)
     if num_classes is not None and len(categories) > num_classes:
         faults.append(
             f"{path}: {len(categories)} categories; expected at most {num_classes}, as the network has"
         )
-    faults += _box_faults(parsed.rows, len(categories))
-    raise_first(faults)
+    faults += _box_faults(rows, len(categories))
 
-    paths = resolve_frames([row.name for row in parsed.rows], data_root)
-    raise_first(_duplicates(parsed.rows, paths))
+    def ambiguous(place: int, message: str) -> None:
+        faults.append(f"{rows[place].where}: {message}")
+
+    paths = resolve_frames([row.name for row in rows], data_root, ambiguous, search_below=check_files)
+    faults += _duplicates(rows, paths)
+    missing = _missing(rows, paths) if check_files else []
     if check_files:
-        _check_missing(parsed.rows, paths, data_root)
-        unsized = [(row, frame) for row, frame in zip(parsed.rows, paths, strict=True) if row.size is None]
-        raise_first(_read_sizes(unsized))
-        raise_first(_box_faults((row for row, _ in unsized), len(categories)))
-    records = tuple(
-        FrameRecord(row.image_id, row.name, frame, _box_array(row))
-        for row, frame in zip(parsed.rows, paths, strict=True)
-    )
-    category_ids, class_names = zip(*categories, strict=True)
-    return Annotations(
-        path, records, class_names, category_ids, parsed.coco or list_to_coco(parsed.rows, categories)
-    )
+        absent = {id(row) for row, _ in missing}
+        present = [(row, frame) for row, frame in zip(rows, paths, strict=True) if id(row) not in absent]
+        unsized = [row for row, _ in present if row.size is None]
+        faults += _check_sizes(present)
+        faults += _box_faults(unsized, len(categories), only_outside=True)
+        faults += _mixed_sizes(present)
+    return Inspection(path, rows, paths, categories, parsed.coco, faults, missing, parsed.notes)
 
 
 def _box_array(row: FileRow) -> np.ndarray:
@@ -100,20 +138,29 @@ def _box_array(row: FileRow) -> np.ndarray:
     return array
 
 
-def _box_faults(rows: Iterable[FileRow], num_classes: int) -> list[str]:
-    """Inverted and empty boxes, classes out of range, and boxes outside the image where its size is known."""
+def _box_faults(rows: Iterable[FileRow], num_classes: int, only_outside: bool = False) -> list[str]:
+    """Inverted and empty boxes, classes out of range, and boxes outside the image; `only_outside` of it.
+
+    Only the last needs the image's size; where it is not known, a box counts as outside left of and above 0.
+    """
     faults = []
     for row in rows:
         height, width = row.size or (math.inf, math.inf)
         for x1, y1, x2, y2, rank in row.boxes:
             box = f"{row.where}: box {x1},{y1},{x2},{y2},{rank}"
+            image = f"image of {width} x {height} pixels (width x height)" if row.size else "image"
             if x2 <= x1 or y2 <= y1:
-                faults.append(f"{box} is inverted or empty; expected x1 < x2 and y1 < y2 in whole pixels")
+                fault = "is inverted or empty; expected x1 < x2 and y1 < y2 in whole pixels"
             elif not 0 <= rank < num_classes:
-                faults.append(f"{box} has class {rank}; expected 0 to {num_classes - 1}")
+                fault = f"has class {rank}; expected 0 to {num_classes - 1}"
             elif x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-                image = f"image of {width} x {height} pixels (width x height)" if row.size else "image"
-                faults.append(f"{box} reaches outside the {image}; correct or clip it")
+                if not only_outside or (x1 >= 0 and y1 >= 0):
+                    faults.append(f"{box} reaches outside the {image}; correct or clip it")
+                continue
+            else:
+                continue
+            if not only_outside:
+                faults.append(f"{box} {fault}")
     return faults
 
 
@@ -126,8 +173,8 @@ def _duplicates(rows: list[FileRow], paths: list[Path]) -> list[str]:
     ]
 
 
-def _check_missing(rows: list[FileRow], paths: list[Path], data_root: Path) -> None:
-    """One `UserError` for all missing frames; each folder is listed once, no frame is opened."""
+def _missing(rows: list[FileRow], paths: list[Path]) -> list[tuple[FileRow, Path]]:
+    """The rows whose frame is not there; each folder is listed once, no frame is opened."""
     listings: dict[Path, set[str]] = {}
     missing = []
     for row, path in zip(rows, paths, strict=True):
@@ -136,24 +183,41 @@ def _check_missing(rows: list[FileRow], paths: list[Path], data_root: Path) -> N
             listings[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
         if path.name not in listings[folder]:
             missing.append((row, path))
-    if missing:
-        row, path = missing[0]
-        raise UserError(
-            f"{row.where}: {len(missing)} of {len(rows)} frames are missing, the first is {row.name} (looked "
-            f"for {path}); pass the folder that holds the data set with --data-root (now {data_root})"
-        )
+    return missing
 
 
-def _read_sizes(frames: list[tuple[FileRow, Path]], chunk: int = 256) -> list[str]:
-    """Fill in the sizes of rows from the frames' headers; unreadable ones become faults."""
+def _mixed_sizes(frames: list[tuple[FileRow, Path]]) -> list[str]:
+    """Sequences whose annotated frames differ in size, a line each: clips need frames of one size."""
+    first: dict[Path, FileRow] = {}
+    mixed: dict[Path, str] = {}
+    for row, path in frames:
+        other = first.setdefault(path.parent, row) if row.size else row
+        if row.size != other.size and row.size and path.parent not in mixed:
+            (height, width), (their_height, their_width) = row.size, other.size
+            mixed[path.parent] = (
+                f"{row.where}: {path} has {width} x {height} pixels (width x height), but {other.name} of the same "
+                f"sequence {their_width} x {their_height}; bring the frames of a sequence to one size"
+            )
+    return list(mixed.values())
+
+
+def _check_sizes(frames: list[tuple[FileRow, Path]], chunk: int = 256) -> list[str]:
+    """Compare the sizes that rows say with the frames' headers and fill in those that they do not say."""
 
     def read(part: list[tuple[FileRow, Path]]) -> list[str]:
         faults = []
         for row, path in part:
             try:
-                row.size = read_image_size(path)
+                size = read_image_size(path)
             except UserError as error:
                 faults.append(f"{row.where}: {error}")
+                continue
+            if row.size is not None and row.size != size:
+                faults.append(
+                    f"{row.where}: says {row.size[1]} x {row.size[0]} pixels (width x height), but {path} has "
+                    f"{size[1]} x {size[0]}; correct the file, or put the frame there that was annotated"
+                )
+            row.size = size
         return faults
 
     parts = [frames[start : start + chunk] for start in range(0, len(frames), chunk)]

@@ -21,6 +21,23 @@ class Augmentation:
     target_share: float = 0.8  # of the crops are placed around a target, the others anywhere
     flip: bool = False  # mirrored and transposed at random
     photometric: float = 0.0  # gain by up to this share, offset by up to this share of the grey range
+    noise: float = 0.0  # deviation of added noise is drawn from 0 to this, grey levels
+    time_reversal: bool = False  # half of the clips run backwards
+    frame_drop: float = 0.0  # chance of a frame before the key frame to be missing
+
+    def plan(self, num_frames: int, generator: torch.Generator) -> list[int]:
+        """Places of a clip's frames, counted from its key frame, which stays last, so that its boxes stay true.
+
+        A clip that runs backwards is the mirror image: the frames after the key frame, the latest first. Where a frame
+        is dropped, the next one takes its place: the target seems faster there, as when a camera loses a frame.
+        """
+        back, places = 0, [0]
+        while len(places) < num_frames:
+            back += 1
+            if not self.frame_drop or torch.rand((), generator=generator) >= self.frame_drop:
+                places.append(-back)
+        backwards = self.time_reversal and torch.rand((), generator=generator) < 0.5
+        return [-place if backwards else place for place in reversed(places)]
 
     def __call__(self, sample: ClipSample, generator: torch.Generator) -> ClipSample:
         """Change one sample; all chance comes from `generator`."""
@@ -33,6 +50,10 @@ class Augmentation:
             gain, offset = self.photometric * (2 * torch.rand(2, generator=generator) - 1)
             changed = (clip.float() - 128) * (1 + gain) + 128 + 255 * offset
             clip = changed.round().clamp(0, 255).to(torch.uint8)
+        if self.noise:
+            deviation = self.noise * torch.rand((), generator=generator)  # one for the clip, as of one sensor
+            noisy = clip.float() + deviation * torch.randn(clip.shape, generator=generator)
+            clip = noisy.round().clamp(0, 255).to(torch.uint8)
         return replace(sample, clip=clip, targets=targets)
 
 
@@ -88,7 +109,9 @@ class TrainingClips(Dataset[ClipSample]):
 
     def __getitem__(self, item: tuple[int, int]) -> ClipSample:
         index, seed = item
-        return self.augmentation(self.clips[index], torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        places = self.augmentation.plan(self.clips.num_frames, generator)
+        return self.augmentation(self.clips.sample(index, places), generator)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

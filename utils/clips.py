@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,12 +46,17 @@ class ClipIndex:
 
     def clip(self, key_frame: Path, num_frames: int) -> list[Path]:
         """The `num_frames` frames that end at the key frame, oldest first, the run's first frame repeated."""
+        return self.frames_at(key_frame, range(1 - num_frames, 1))
+
+    def frames_at(self, key_frame: Path, offsets: Iterable[int]) -> list[Path]:
+        """The frames so many places from the key frame in its run; the run's first and last stand for those beyond."""
         key_frame = Path(key_frame)
         runs = self.runs(key_frame.parent)
         if key_frame.name not in self._places[key_frame.parent]:
             raise UserError(f"{key_frame}: no such frame in this folder; check the path and --data-root")
         number, place = self._places[key_frame.parent][key_frame.name]
-        return [runs[number][max(0, place - back)] for back in reversed(range(num_frames))]
+        last = len(runs[number]) - 1
+        return [runs[number][min(max(0, place + offset), last)] for offset in offsets]
 
 
 class FrameCache:
@@ -148,8 +153,12 @@ class ClipDataset(Dataset[ClipSample]):
         return len(self.annotations.records)
 
     def __getitem__(self, index: int) -> ClipSample:
+        return self.sample(index, range(1 - self.num_frames, 1))
+
+    def sample(self, index: int, offsets: Sequence[int]) -> ClipSample:
+        """The clip of other frames before a key frame than the usual ones; the last of its `offsets` must be 0."""
         try:
-            return self._sample(index)
+            return self._sample(index, offsets)
         except UserError as error:
             if get_worker_info() is None:
                 raise
@@ -163,9 +172,9 @@ class ClipDataset(Dataset[ClipSample]):
         letterbox = Letterbox(grey.shape, self.input_size)
         return letterbox.image(grey), letterbox
 
-    def _sample(self, index: int) -> ClipSample:
+    def _sample(self, index: int, offsets: Sequence[int]) -> ClipSample:
         record = self.annotations.records[index]
-        paths = self.index.clip(record.path, self.num_frames)
+        paths = self.index.frames_at(record.path, offsets)
         frames = {path: self.cache.get(path, self._load) for path in paths}  # a repeated frame is read once
         letterbox = frames[paths[-1]][1]
         for path, (_, other) in frames.items():

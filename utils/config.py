@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from utils.augment import Augmentation
+from utils.check_data import Config as DataCheck
 from utils.cli import UserError
 
 PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}  # slices, layers
@@ -29,6 +30,9 @@ class TrainConfig:
     """Class names, one a line."""
     run_dir: Path = Path("runs/DAUB")
     """Folder for everything that the run writes."""
+
+    check_data: bool = False
+    """Only check the data: every fault with its place, and a summary in RUN_DIR_data; nothing is trained."""
 
     preset: Literal["cross-slice", "released"] = "cross-slice"
     """Motion branch: cross-slice has 2 slices x 2 layers (the paper's), released 1 x 1 (the released weights')."""
@@ -74,6 +78,12 @@ class TrainConfig:
     """Mirror and transpose training clips at random."""
     photometric: float = 0.0
     """Change gain and offset of training clips at random by up to this share."""
+    noise: float = 0.0
+    """Add noise to training clips, its deviation at random up to this many grey levels."""
+    time_reversal: bool = False
+    """Let half of the training clips run backwards: the frames after the key frame, the latest first."""
+    frame_drop: float = 0.0
+    """Chance of each frame before the key frame to be missing from a training clip; an earlier one takes its place."""
 
     val_interval: int = 1
     """Validate every so many epochs."""
@@ -132,6 +142,8 @@ class TrainConfig:
             (0 <= self.target_share <= 1, f"--target-share {self.target_share}: must be from 0 to 1"),
             (self.lr is None or self.lr > 0, f"--lr {self.lr}: must be above 0"),
             (0 <= self.photometric < 1, f"--photometric {self.photometric}: must be at least 0 and below 1"),
+            (0 <= self.noise <= 255, f"--noise {self.noise}: must be from 0 to 255 grey levels"),
+            (0 <= self.frame_drop <= 0.9, f"--frame-drop {self.frame_drop}: must be from 0 to 0.9"),
             (self.seed < 2**32, f"--seed {self.seed}: must be below 2^32"),
             (self.batch_size != 1 or max(self.training_size) > 32,
              "--batch-size 1: BatchNorm has no statistics of one clip of 32 x 32 pixels; use 2 clips or more"),
@@ -169,13 +181,26 @@ class TrainConfig:
 
     @property
     def augmentation(self) -> Augmentation:
-        return Augmentation(self.crop, self.target_share, self.flip, self.photometric)
+        return Augmentation(
+            self.crop, self.target_share, self.flip, self.photometric, self.noise, self.time_reversal, self.frame_drop
+        )
 
     def annotations(self, split: Literal["train", "val"]) -> Path:
         """The annotation file of a split: as given, or the layout's own."""
         given = self.train_list if split == "train" else self.val_list
         name = "instances_train2017.json" if split == "train" else "instances_test2017.json"
         return given or self.data_root / "annotations" / name
+
+    @property
+    def data_check(self) -> DataCheck:
+        """The check of this run's data."""
+        return DataCheck(
+            data_root=self.data_root,
+            train_list=self.annotations("train"),
+            val_list=self.annotations("val"),
+            num_classes=len(read_class_names(self.classes)),
+            output=self.run_dir.with_name(f"{self.run_dir.name}_data"),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All settings as JSON types."""

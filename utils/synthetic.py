@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from utils.scr import measure_scr
 from utils.synthetic_background import Rng, crop_scene, paint_scene
 from utils.synthetic_camera import Camera, make_sensor, plan_camera, take_frames
 from utils.synthetic_footage import Footage, annotated_blobs, to_grey, track_camera
@@ -22,7 +23,6 @@ from utils.synthetic_targets import (
     calibrate,
     hide,
     make_blob,
-    measure_scr,
     paint,
     plan_track,
     still_track,

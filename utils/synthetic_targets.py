@@ -13,11 +13,10 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import erf
 
+from utils.scr import CORE, RING, patch_scr
 from utils.synthetic_background import Rng
 from utils.synthetic_camera import Camera
 
-RING = 10  # pixels round a box that count as its local background
-CORE = 3  # side of the window that counts as the target, pixels
 INSIDE = 2.0  # a target is shown and annotated while its centre is this far inside the frame, pixels
 
 
@@ -33,33 +32,6 @@ class Blob:
     asked_scr: float | None  # None: annotated in footage, never painted
     amplitude: np.ndarray  # (N,) grey levels of a centred pixel
     moving: bool
-
-
-def measure_scr(frame: np.ndarray, box: np.ndarray) -> float:
-    """Signal-to-clutter ratio |mean target - mean background| / deviation of background of a box in a frame (h, w).
-
-    The background is the ring of `RING` pixels round the box, the target the 3 x 3 window inside the box that differs
-    most from it: the same whether boxes are tight or, as DAUB's 8 x 8 round points of 1 to 5 pixels, wide.
-    """
-    x1, y1, x2, y2 = (int(side) for side in box)
-    top, left = max(y1 - RING, 0), max(x1 - RING, 0)
-    patch = frame[top : y2 + RING, left : x2 + RING].astype(np.float32)
-    return _patch_scr(patch, (x1 - left, y1 - top, x2 - left, y2 - top))[0]
-
-
-def _patch_scr(patch: np.ndarray, box: tuple[int, int, int, int]) -> tuple[float, float, float]:
-    """SCR, mean and deviation of the background of a float patch that holds a box and its ring."""
-    x1, y1, x2, y2 = box
-    inner = patch[y1:y2, x1:x2]
-    count = patch.size - inner.size
-    mean = (patch.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / count
-    square = (np.square(patch).sum(dtype=np.float64) - np.square(inner).sum(dtype=np.float64)) / count
-    deviation = max(square - mean * mean, 1e-6) ** 0.5
-    half = CORE // 2
-    if min(inner.shape) < CORE:  # cut off by the frame's edge
-        half = 0
-    windows = cv2.blur(patch, (CORE, CORE))[y1 + half : y2 - half, x1 + half : x2 - half]
-    return float(np.abs(windows - mean).max() / deviation), float(mean), float(deviation)
 
 
 def point_spread(length: int, centre: float, sigma: float) -> np.ndarray:
@@ -176,7 +148,7 @@ def calibrate(rng: Rng, blob: Blob, frames: np.ndarray, cover: np.ndarray | None
             spread = spread * (1 - cover[frame, rows, columns])
         box = tuple(blob.boxes[frame] - (columns.start, rows.start, columns.start, rows.start))
         patch = frames[frame, rows, columns]
-        _, mean, deviation = _patch_scr(patch, box)
+        _, mean, deviation = patch_scr(patch, box)
         core = cv2.blur(spread, (CORE, CORE))
         best = np.unravel_index(np.argmax(core), core.shape)
         needed.append((blob.asked_scr * deviation + mean - cv2.blur(patch, (CORE, CORE))[best]) / core[best])
@@ -188,7 +160,7 @@ def calibrate(rng: Rng, blob: Blob, frames: np.ndarray, cover: np.ndarray | None
     amplitude *= np.exp(0.1 * np.sin(2 * np.pi * shown / rng.uniform(20, 60) + rng.uniform(0, 2 * np.pi)))
     for _ in range(5):
         digital = (np.clip(np.rint(p + a * s), 0, 255) for p, a, s in zip(patches, amplitude, spreads, strict=True))
-        measured = np.array([_patch_scr(p, box)[0] for p, box in zip(digital, boxes, strict=True)])
+        measured = np.array([patch_scr(p, box)[0] for p, box in zip(digital, boxes, strict=True)])
         error = blob.asked_scr / np.median(measured)
         if abs(error - 1) < 0.02:
             break

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from nets import YOLOXLoss
+from utils import check_data
+from utils.check_rows import training_warnings
 from utils.checkpoint import checkpoint_of, save_atomically
 from utils.cli import UserError
 from utils.clips import ClipBatch
@@ -46,8 +48,10 @@ from utils.training_step import TERMS, TrainingStep
 from utils.validation import validate
 
 
-def train(config: TrainConfig) -> None:
-    """Run a whole training: what train_DAUB.py and train_IRDST.py call."""
+def train(config: TrainConfig) -> int:
+    """Run a whole training, or with `check_data` only look at its data: what train_DAUB.py and train_IRDST.py call."""
+    if config.check_data:
+        return check_data.main(config.data_check)
     processes = Processes.from_environment()
     device = processes.device(config.device)
     with StopSignals(patient=processes.several) as stop, processes.joined(device, config.rank_timeout):
@@ -56,6 +60,7 @@ def train(config: TrainConfig) -> None:
             trainer.say(describe_run(trainer))
         else:
             trainer.fit()
+    return 0
 
 
 class Trainer:
@@ -123,7 +128,8 @@ class Trainer:
             return
         if self.processes.is_main:
             self.log = RunLog(config.run_dir, config.to_json(), self.progress.rows)
-        self.say("\n".join(filter(None, [self.resumed, self._summary()])))
+        warnings = [f"warning: {line}" for line in training_warnings(self.train_data.records, self.val_data.records)]
+        self.say("\n".join(filter(None, [self.resumed, self._summary(), *warnings])))
         self.worker_signals.begin()
         try:
             with self._failures_said():

@@ -1,0 +1,160 @@
+"""Converters: each undoes its inverse, counts what it left out, and never writes beside its source."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from utils.annotations import load_annotations, write_list
+from utils.cli import UserError
+from utils.frames import read_frame
+from utils_coco import coco_to_txt, masks_to_coco, txt_to_coco, video_to_frames
+from utils_coco.masks_to_coco import component_boxes
+
+ROOT = Path(__file__).resolve().parents[1]
+UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+box = st.tuples(
+    st.integers(0, 500), st.integers(0, 500), st.integers(1, 90), st.integers(1, 90), st.integers(0, 2)
+).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3], b[4]))
+lists = st.lists(st.lists(box, max_size=3), min_size=1, max_size=6)
+
+
+@UNHURRIED
+@given(lists, st.sampled_from(["", "/home/public/my data/", "D:\\data\\"]))
+def test_list_to_json_and_back_is_the_same_list(boxes, prefix):
+    with tempfile.TemporaryDirectory() as folder:
+        source, middle, back = (Path(folder, name) for name in ("a.txt", "b.json", "c.txt"))
+        write_list(source, [(f"{prefix}images/1/{k}.bmp", row) for k, row in enumerate(boxes)])
+        names = ("target", "decoy", "bird")
+        txt_to_coco.main(txt_to_coco.Config(source, middle, strip_prefix=prefix, class_names=names))
+        coco_to_txt.main(coco_to_txt.Config(annotations=middle, output=back, image_prefix=prefix))
+        assert back.read_bytes() == source.read_bytes()
+        again = Path(folder, "d.json")
+        txt_to_coco.main(txt_to_coco.Config(back, again, strip_prefix=prefix, class_names=names))
+        assert json.loads(again.read_text()) == json.loads(middle.read_text())
+
+
+def test_json_of_a_list_has_sizes_and_names(tmp_path, capsys):
+    save(tmp_path / "images" / "1" / "0.bmp", np.zeros((30, 40), np.uint8))
+    write_list(tmp_path / "list.txt", [("images/1/0.bmp", [(1, 2, 9, 12, 0)])])
+    output = tmp_path / "out.json"
+    txt_to_coco.main(txt_to_coco.Config(tmp_path / "list.txt", output, tmp_path, class_names=("drone",)))
+    assert json.loads(output.read_text()) == {
+        "images": [{"id": 1, "file_name": "images/1/0.bmp", "height": 30, "width": 40}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 8, 10], "area": 80, "iscrowd": 0}
+        ],
+        "categories": [{"id": 1, "name": "drone", "supercategory": "none"}],
+    }
+    assert "1 frames, 1 boxes, 0 frames without a box, with the sizes" in capsys.readouterr().out
+    with pytest.raises(UserError, match="does not begin with --strip-prefix"):
+        txt_to_coco.main(txt_to_coco.Config(tmp_path / "list.txt", output, strip_prefix="/x/"))
+    with pytest.raises(UserError, match="must end in .json"):
+        txt_to_coco.main(txt_to_coco.Config(tmp_path / "list.txt", tmp_path / "list.txt"))
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@UNHURRIED
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(1, 6), st.integers(1, 6)), max_size=12))
+def test_boxes_to_masks_and_back(cells):
+    """Boxes in cells of 12 pixels never touch: each is a component of its own."""
+    mask, expected = np.zeros((40, 52), bool), []
+    for number, (dx, dy, w, h) in enumerate(cells):
+        x, y = 13 * (number % 4) + dx, 13 * (number // 4) + dy
+        mask[y : y + h, x : x + w] = True
+        expected.append((x, y, w, h))
+    assert component_boxes(mask) == (sorted(expected, key=lambda b: (b[1], b[0])), 0)
+
+
+def test_masks_become_boxes_with_counts(tmp_path, capsys):
+    mask = np.zeros((20, 30), np.uint8)
+    mask[3, 4] = mask[4, 5] = 255  # corner to corner: one component
+    mask[0, 29] = 255
+    for number in range(3):
+        save(tmp_path / "images" / "s 1" / f"{number}.bmp", np.zeros((20, 30), np.uint8))
+    save(tmp_path / "masks" / "s 1" / "0.png", mask)
+    save(tmp_path / "masks" / "s 1" / "1.png", 0 * mask)
+    save(tmp_path / "masks" / "s 1" / "7.png", mask)
+    output = tmp_path / "boxes.json"
+    config = masks_to_coco.Config(tmp_path, tmp_path / "masks", output, min_pixels=2, margin=4)
+    masks_to_coco.main(config)
+    said = capsys.readouterr().out
+    assert "2 frames, 1 boxes, 1 frames without a box" in said
+    assert "1 images without a mask" in said and "1 masks without an image" in said
+    assert "1 components below 2 pixels" in said
+    records = load_annotations(output, tmp_path).records
+    assert [record.boxes.tolist() for record in records] == [[[0, 0, 10, 9, 0]], []]
+    save(tmp_path / "masks" / "s 1" / "2.png", mask[:10])
+    with pytest.raises(UserError, match=r"2\.png: \(10, 30\) pixels .*give its own mask"):
+        masks_to_coco.main(config)
+
+
+def make_video(path: Path, frames: list[np.ndarray]) -> None:
+    """A lossless grey video."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = frames[0].shape
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"FFV1"), 25.0, (width, height))
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR))
+    writer.release()
+
+
+def test_video_becomes_frames_and_boxes(tmp_path, capsys):
+    frames = [np.full((48, 64), 40 * k, np.uint8) for k in range(1, 5)]
+    make_video(tmp_path / "in" / "one.avi", frames)
+    make_video(tmp_path / "in" / "two.avi", frames[:2])
+    one = [[1, 2, 8, 8], None, [[3.5, 4, 6, 6], [20, 20, 9, 9]], [60, 2, 8, 8], [1, 1, 5, 5]]
+    boxes = tmp_path / "in" / "boxes.json"
+    boxes.write_text(json.dumps({"one": {"boxes": one}, "two": {"boxes": [[0, 0, 5, 5]]}}))
+    before = sorted((tmp_path / "in").rglob("*"))
+    script = [sys.executable, ROOT / "utils_coco" / "video_to_frames.py", "--videos", tmp_path / "in", "--boxes", boxes]
+    run = subprocess.run([*script, "--output", tmp_path / "out", "--val", "two"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert sorted((tmp_path / "in").rglob("*")) == before
+    train = load_annotations(tmp_path / "out" / "annotations" / "instances_train2017.json", tmp_path / "out")
+    assert [record.boxes[:, :4].tolist() for record in train.records] == [
+        [[1, 2, 9, 10]], [], [[3, 4, 9, 10], [20, 20, 29, 29]], [],
+    ]
+    assert train.coco["annotations"][1]["bbox"] == [3.5, 4, 6, 6]
+    for record, frame in zip(train.records, frames, strict=True):
+        assert abs(read_frame(record.path).astype(int) - frame).max() <= 1  # FFV1 keeps YUV, not grey
+    said = run.stdout + run.stderr
+    assert "one.avi: left out 1 empty boxes or boxes that reach outside the frame" in said
+    assert "1 entries of the boxes behind the last frame" in said
+    assert "two.avi: left out 1 frames behind the last entry of the boxes" in said
+    assert "4 frames, 3 boxes, 2 frames without a box" in said and "1 frames, 1 boxes" in said
+
+
+def test_video_converter_refuses(tmp_path):
+    make_video(tmp_path / "in" / "one.avi", [np.zeros((48, 64), np.uint8)])
+    boxes = tmp_path / "boxes.json"
+    for content, message in [
+        ('{"one": {"boxes": [[1, 2, 3]]}}', "one, frame 1: box .*four numbers"),
+        ('{"one": {"boxes": 3}}', "one: expected a list"),
+        ('{"two": {"boxes": []}}', "no boxes of one"),
+        ('{"one": {}}', "expected {video"),
+        ("{", "boxes.json:1: not JSON"),
+    ]:
+        boxes.write_text(content)
+        with pytest.raises(UserError, match=message):
+            video_to_frames.main(video_to_frames.Config(tmp_path / "in", boxes, tmp_path / "out"))
+    boxes.write_text('{"one": {"boxes": [null]}}')
+    with pytest.raises(UserError, match="lies in the source"):
+        video_to_frames.main(video_to_frames.Config(tmp_path / "in", boxes, tmp_path / "in" / "out"))
+    with pytest.raises(UserError, match="--val other: no such video"):
+        video_to_frames.main(video_to_frames.Config(tmp_path / "in", boxes, tmp_path / "out", ("other",)))
+    assert not (tmp_path / "out").exists()

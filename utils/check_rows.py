@@ -1,0 +1,125 @@
+"""Checks of annotation rows and of frames against each other: boxes, splits, identical frames."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from utils.annotations import FrameRecord, Inspection
+from utils.cli import UserError
+from utils.frame_checks import FolderFacts
+from utils.frames import read_frame, sequence_frames, split_runs
+
+GIGANTIC = 0.25  # share of the image that no small target covers
+COMPARED = 3  # pairs of a pair of folders whose pixels are compared
+
+
+def box_faults(inspection: Inspection) -> list[str]:
+    """Boxes that stand twice in a frame."""
+    return [
+        f"{row.where}: box {','.join(map(str, box))} stands there {count} times; keep it once"
+        for row in inspection.rows
+        for box, count in Counter(row.boxes).items()
+        if count > 1
+    ]
+
+
+def row_warnings(inspection: Inspection) -> list[str]:
+    """Gigantic boxes, a line each, and frames without a box, in one."""
+    warnings = []
+    for row in inspection.rows:
+        area = row.size[0] * row.size[1] if row.size else None
+        for box in row.boxes:
+            share = max(0, box[2] - box[0]) * max(0, box[3] - box[1]) / area if area else 0.0
+            if GIGANTIC < share <= 1:
+                warnings.append(
+                    f"{row.where}: box {','.join(map(str, box))} covers {share:.0%} of the image, which no "
+                    "small target does; check it"
+                )
+    if empty := [row for row in inspection.rows if not row.boxes]:
+        warnings.append(
+            f"{empty[0].where}: {empty[0].name} and {len(empty) - 1} more of {len(inspection.rows)} frames have no "
+            "box; they count as frames without targets"
+        )
+    return warnings
+
+
+def across_splits(inspections: Mapping[str, Inspection]) -> list[str]:
+    """Sequences that are in both splits: validation would score neighbours of what was trained on."""
+    if len(inspections) < 2:
+        return []
+    first: dict[str, dict[Path, str]] = {}
+    for split, inspection in inspections.items():
+        first[split] = {}
+        for row, path in zip(inspection.rows, inspection.paths, strict=True):
+            first[split].setdefault(path.parent, row.where)
+    return [
+        f"{where}: sequence {folder} is in the training list too ({first['train'][folder]}); keep a sequence in one "
+        "split"
+        for folder, where in first["val"].items()
+        if folder in first["train"]
+    ]
+
+
+def identical_frames(
+    facts: Sequence[FolderFacts], folders: Mapping[str, set[Path]]
+) -> tuple[list[str], list[str]]:
+    """Frames of two sequences with the same pixels, a line for a pair of folders: errors (across splits), warnings."""
+    by_digest: dict[bytes, list[tuple[FolderFacts, str]]] = defaultdict(list)
+    for found in facts:
+        for name, digest in found.digests.items():
+            by_digest[digest].append((found, name))
+    pairs: dict[tuple[int, int], list[tuple[str, str]]] = defaultdict(list)
+    order = {id(found): place for place, found in enumerate(facts)}
+    for members in by_digest.values():
+        for (first, name), (second, other) in pairwise(members):
+            if first is not second:
+                pairs[order[id(first)], order[id(second)]].append((name, other))
+    errors, warnings = [], []
+    for (one, two), names in pairs.items():
+        first, second = facts[one], facts[two]
+        same = [pair for pair in names[:COMPARED] if _same_pixels(first.folder / pair[0], second.folder / pair[1])]
+        if not same:
+            continue
+        line = (
+            f"{second.label}: {len(names)} frames are identical to frames of {first.folder}, such as {same[0][1]} to "
+            f"{same[0][0]} there; "
+        )
+        if any((first.folder in part) != (second.folder in part) for part in folders.values()):
+            errors.append(line + "validation would score what was trained on: keep them in one split")
+        else:
+            warnings.append(line + "keep one of them")
+    return errors, warnings
+
+
+def _same_pixels(first: Path, second: Path) -> bool:
+    """Whether two frames show the same; frames of one grey level show nothing, and broken ones are named elsewhere."""
+    try:
+        one, two = read_frame(first), read_frame(second)
+    except UserError:
+        return False
+    return bool(one.min() < one.max()) and np.array_equal(one, two)
+
+
+def training_warnings(train: Iterable[FrameRecord], val: Iterable[FrameRecord]) -> list[str]:
+    """What a person should know before the first step: sequences in both splits, and jumps."""
+    splits = {"training": train, "validation": val}
+    folders = {split: {record.path.parent for record in records} for split, records in splits.items()}
+    warnings = []
+    if shared := sorted(folders["training"] & folders["validation"]):
+        warnings.append(
+            f"{len(shared)} sequences are in both splits, the first is {shared[0]}: validation scores neighbours of "
+            "what is trained on; keep a sequence in one split"
+        )
+    for split in splits:
+        jumps = {folder: len(split_runs(sequence_frames(folder))) - 1 for folder in sorted(folders[split])}
+        if jumped := [folder for folder, count in jumps.items() if count]:
+            warnings.append(
+                f"{split}: frame numbers jump in {len(jumped)} of {len(jumps)} sequences, the first is {jumped[0]}; "
+                "clips do not reach across"
+            )
+    return warnings

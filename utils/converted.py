@@ -1,0 +1,44 @@
+"""What the converters share: a COCO file as it grows, and output folders that are nobody's source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils.cli import UserError
+
+
+@dataclass
+class CocoBuilder:
+    """A COCO ground truth of one category; ids count from 1."""
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, name: str, size: tuple[int, int], boxes: Sequence[Sequence[float]]) -> None:
+        """Add an image of a size (h, w) with its boxes x, y, w, h."""
+        self.images.append({"id": len(self.images) + 1, "file_name": name, "height": size[0], "width": size[1]})
+        for box in boxes:
+            link = {"id": len(self.annotations) + 1, "image_id": len(self.images), "category_id": 1}
+            self.annotations.append({**link, "bbox": list(box), "area": box[2] * box[3], "iscrowd": 0})
+
+    def content(self) -> dict[str, Any]:
+        """The JSON's content."""
+        categories = [{"id": 1, "name": "target", "supercategory": "none"}]
+        return {"images": self.images, "annotations": self.annotations, "categories": categories}
+
+
+def new_folder(output: Path, *sources: Path) -> None:
+    """Make an empty output folder that lies in none of the source folders; `UserError` otherwise."""
+    for source in sources:
+        folder = source if source.is_dir() else source.parent
+        if output.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{output}: lies in the source {folder}, which is never written to; give another --output")
+    try:
+        if output.exists() and any(output.iterdir()):
+            raise UserError(f"{output}: folder is not empty; give another --output")
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be made or written ({error.strerror}); give another --output") from None

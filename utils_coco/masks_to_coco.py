@@ -1,0 +1,114 @@
+"""Masks of targets -> COCO JSON: the box of every connected component.
+
+python utils_coco/masks_to_coco.py --data-root datasets/IRDST --masks datasets/IRDST/masks --output boxes.json
+
+Every image below --images needs a mask of the same place and name (in any image type) below --masks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from utils.annotation_files import write_coco
+from utils.cli import UserError, run_command
+from utils.converted import CocoBuilder
+from utils.frames import is_image_name, natural_key, read_frame, read_image_size
+
+Box = tuple[int, int, int, int]  # x, y, w, h
+
+
+@dataclass
+class Config:
+    """Convert masks of targets to a COCO JSON."""
+
+    data_root: Path
+    """Folder of the data set; the JSON's paths count from it."""
+    masks: Path
+    """Folder of the masks, with the folders and names of the images."""
+    output: Path
+    """The JSON to write."""
+    images: Path = Path("images")
+    """Folder of the images in the data root."""
+    threshold: int = 0
+    """Grey level, 0 to 254, above which a pixel of a mask is a target's (masks stored as JPEG need about 127)."""
+    min_pixels: int = 1
+    """Smallest component that counts."""
+    margin: int = 0
+    """Pixels to add on each side of a box, as far as the image reaches."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 254:
+            raise UserError(f"--threshold {self.threshold}: must be 0 to 254")
+        if self.min_pixels < 1 or self.margin < 0:
+            raise UserError(f"--min-pixels {self.min_pixels}, --margin {self.margin}: must be at least 1 and 0")
+
+
+def component_boxes(mask: np.ndarray, min_pixels: int = 1, margin: int = 0) -> tuple[list[Box], int]:
+    """Boxes of the components (8 neighbours) of a mask (h, w) bool, top to bottom, and how many were too small."""
+    height, width = mask.shape
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    boxes, small = [], 0
+    for x, y, w, h, pixels in stats[1:].tolist():  # the first is the background
+        if pixels < min_pixels:
+            small += 1
+            continue
+        x1, y1, x2, y2 = max(0, x - margin), max(0, y - margin), min(width, x + w + margin), min(height, y + h + margin)
+        boxes.append((x1, y1, x2 - x1, y2 - y1))
+    return sorted(boxes, key=lambda box: (box[1], box[0])), small
+
+
+def pairs(images: Path, masks: Path, left_out: Counter[str]) -> Iterator[tuple[Path, Path]]:
+    """Images and their masks, in natural order; what has no partner is counted."""
+    places = {path.relative_to(masks).with_suffix(""): path for path in _image_files(masks)}
+    for image in _image_files(images):
+        mask = places.pop(image.relative_to(images).with_suffix(""), None)
+        if mask is None:
+            left_out["images without a mask"] += 1
+        else:
+            yield image, mask
+    left_out["masks without an image"] += len(places)
+
+
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; check --data-root, --images and --masks")
+    found = [path for path in folder.rglob("*") if is_image_name(path.name) and path.is_file()]
+    if not found:
+        raise UserError(f"{folder}: no image in this folder or below; check --data-root, --images and --masks")
+    return sorted(found, key=lambda path: natural_key(path.as_posix()))
+
+
+def main(config: Config) -> None:
+    """Write the JSON and say what it holds and what was left out."""
+    if config.output.suffix.lower() != ".json":
+        raise UserError(f"{config.output}: --output must end in .json")
+    images, left_out, builder = config.data_root / config.images, Counter(), CocoBuilder()
+    for image, path in tqdm(list(pairs(images, config.masks, left_out)), unit="mask", disable=None, leave=False):
+        grey = read_frame(path)
+        if grey.shape != (size := read_image_size(image)):
+            raise UserError(f"{path}: {grey.shape} pixels (height, width), but {image} has {size}; give its own mask")
+        boxes, small = component_boxes(grey > config.threshold, config.min_pixels, config.margin)
+        left_out[f"components below {config.min_pixels} pixels"] += small
+        builder.add(image.relative_to(config.data_root).as_posix(), size, boxes)
+    if not builder.images:
+        raise UserError(f"{config.masks}: no mask has the place and name of an image below {images}")
+    write_coco(config.output, builder.content())
+    empty = len(builder.images) - len({annotation["image_id"] for annotation in builder.annotations})
+    said = [f"{len(builder.images)} frames, {len(builder.annotations)} boxes, {empty} frames without a box"]
+    said += [f"left out {count} {what}" for what, count in left_out.items() if count]
+    print(f"wrote {config.output}: {'; '.join(said)}")
+
+
+if __name__ == "__main__":
+    run_command(main, Config)
