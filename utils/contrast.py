@@ -11,7 +11,7 @@ from tqdm import tqdm
 from utils.annotations import Annotations, FrameRecord
 from utils.cli import UserError
 from utils.frames import read_frame
-from utils.synthetic_targets import measure_scr
+from utils.scr import measure_scr
 
 READERS = 4  # threads
 AHEAD = 256  # frames that may wait for the slowest of them
