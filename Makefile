@@ -30,7 +30,7 @@ demo: $(INSTALLED)
 		--annotations demo/synthetic/annotations/instances_test2017.json --output demo/predictions
 	@echo
 	@echo "numbers:  demo/evaluation/metrics.json, demo/run/metrics.csv"
-	@echo "pictures: demo/predictions/detections.mp4, demo/predictions/frames/, demo/evaluation/pr_curve.png," \
+	@echo "pictures: demo/predictions/detections.mp4, demo/predictions/frames/, demo/evaluation/report.html," \
 		"demo/run/curves.png"
 
 test: $(INSTALLED)
