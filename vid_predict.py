@@ -148,16 +148,21 @@ def predict(
 
 @contextmanager
 def terminated_in_order() -> Iterator[None]:
-    """SIGTERM, which a scheduler sends, ends the command as Ctrl-C does: files are closed, status 143."""
+    """SIGTERM, which a scheduler sends, ends the command as Ctrl-C does: files are closed, status 143.
+
+    Ctrl-C works even where the command was started with SIGINT ignored, as shells do in the background.
+    """
 
     def stop(*_: object) -> None:
         raise SystemExit(143)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def detect_frames(source: Source, detector: Detector) -> Iterator[tuple[Frame, Detections]]:

@@ -16,6 +16,7 @@ from PIL import Image
 from utils.annotations import load_annotations, write_list
 from utils.cli import UserError
 from utils.frames import read_frame
+from utils.video import silence_decoders
 from utils_coco import coco_to_txt, masks_to_coco, txt_to_coco, video_to_frames
 from utils_coco.masks_to_coco import component_boxes
 
@@ -105,6 +106,7 @@ def test_masks_become_boxes_with_counts(tmp_path, capsys):
 
 def make_video(path: Path, frames: list[np.ndarray]) -> None:
     """A lossless grey video."""
+    silence_decoders()  # FFmpeg asks once a process how much to say: as the product's tests expect it
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames[0].shape
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"FFV1"), 25.0, (width, height))

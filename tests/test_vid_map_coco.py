@@ -234,6 +234,10 @@ def test_a_damaged_frame_that_no_clip_needs_does_no_harm(data_root, weights, tmp
     root = tmp_path / "set"
     shutil.copytree(data_root, root)
     (root / "images" / "test" / "data1" / f"{FRAMES - 1}.bmp").write_bytes(b"BM")
+    truth = root / "annotations" / "instances_test2017.json"
+    coco = json.loads(truth.read_text())
+    coco["images"] = [image for image in coco["images"] if image["id"] != FRAMES]  # in the folder, not annotated
+    truth.write_text(json.dumps(coco))
     out = tmp_path / "out"
     flags = ("--speed-frames", "100", "--no-report")
     assert run("--weights", weights, "--data-root", root, "--output", out, *flags) == 0

@@ -128,8 +128,10 @@ class Trainer:
             return
         if self.processes.is_main:
             self.log = RunLog(config.run_dir, config.to_json(), self.progress.rows)
-        warnings = [f"warning: {line}" for line in training_warnings(self.train_data.records, self.val_data.records)]
-        self.say("\n".join(filter(None, [self.resumed, self._summary(), *warnings])))
+        self.say("\n".join(filter(None, [self.resumed, self._summary()])))
+        for line in training_warnings(self.train_data.records, self.val_data.records) if self.log else ():
+            print(f"warning: {line}", file=sys.stderr, flush=True)
+            self.log.note(f"warning: {line}")
         self.worker_signals.begin()
         try:
             with self._failures_said():

@@ -180,7 +180,7 @@ def _check_size(what: str | Path, image: np.ndarray, size: tuple[int, int]) -> N
         )
 
 
-def _silence_decoders() -> None:
+def silence_decoders() -> None:
     """OpenCV and FFmpeg write whatever they meet to standard error; what matters is said in one line of ours."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     if hasattr(cv2, "setLogLevel"):  # OpenCV 4
@@ -190,7 +190,7 @@ def _silence_decoders() -> None:
 
 
 def _open_video(path: Path) -> cv2.VideoCapture:
-    _silence_decoders()
+    silence_decoders()
     capture = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG)
     codec = int(capture.get(cv2.CAP_PROP_FOURCC)) if capture.isOpened() else -1
     if codec < 0 or codec.to_bytes(4, "little").decode("latin-1") == TEXT_CODEC:
@@ -224,7 +224,7 @@ class VideoWriter:
         self.path = Path(path)
         height, width = size
         self.padding = (height % 2, width % 2)
-        _silence_decoders()
+        silence_decoders()
         padded = (width + width % 2, height + height % 2)
         self._writer = cv2.VideoWriter(os.fspath(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, padded)
         if not self._writer.isOpened():
