@@ -151,7 +151,8 @@ def main(config: Config) -> None:
 def forward_gflop(form: Form, config: Config) -> float:
     """Counted work of one training forward pass of the batch."""
     slices, layers = PRESETS[form.preset]
-    model = SSTNet(num_slices=slices, num_layers=layers, width=config.width).to("meta").train()
+    with torch.device("meta"):
+        model = SSTNet(num_slices=slices, num_layers=layers, width=config.width).train()
     clips = torch.empty(config.batch_size, 3, model.num_frames, *config.input_size, device="meta")
     return count_gflop(model, lambda m: m(clips))
 

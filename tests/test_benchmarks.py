@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import counts, inference, training
+from benchmarks import counts, inference, loading, training
 from benchmarks.timing import Times, interleave, ratios
 from nets import SSTNet
 
@@ -38,9 +38,10 @@ def test_clips_of_a_video_are_those_the_stream_sees():
     [
         (inference, (r"^matrix product .* GFLOP/s", r"^clip by clip / video: [\d.]+ x  \([\d.]+ to [\d.]+\)$")),
         (training, (r"^released, bf16 .* clips/s .* MiB$", r"^released, recompute motion .* MiB$")),
+        (loading, (r"^random, cache .* clips/s", r"^in time: no cache / cache: [\d.]+ x")),
         (counts, (r"^\| extractor ", r"^\| cross-slice ")),
     ],
-    ids=["inference", "training", "counts"],
+    ids=["inference", "training", "loading", "counts"],
 )
 def test_quick_forms_print_their_tables(module, lines, capsys):
     module.main(module.Config(quick=True))
