@@ -178,11 +178,12 @@ def test_validation_in_two_processes_is_validation_in_one(whole, data_root, tmp_
 @pytest.mark.parametrize(
     "deaths",
     [
-        (None, Death("open", "images/train", 7)),  # the other one reads clips
+        (None, Death("open", "images/train", 7)),  # the other one reads headers, before the first step
+        (None, Death("open", "images/train", 16 + 7)),  # it reads clips, after the headers of 16 frames
         (Death("os.rename", "last.pth.tmp", 3), None),  # the main one saves
-        (None, Death("open", "images/test", 2)),  # the other one validates
+        (None, Death("open", "images/test", 8 + 2)),  # the other one validates, after the headers of 8 frames
     ],
-    ids=["stepping", "saving", "validating"],
+    ids=["beginning", "stepping", "saving", "validating"],
 )
 def test_a_killed_process_ends_the_other(deaths, whole, data_root, tmp_path):
     statuses = run_two(flags(data_root, tmp_path / "run", **TINY), tmp_path, deaths)

@@ -91,7 +91,7 @@ def test_killed_at_random_moments(data_root, whole, tmp_path):
 
 
 WORST_MOMENTS = [
-    Death("open", "images/test", 2),  # validating
+    Death("open", "images/test", 8 + 2),  # validating, after the headers of 8 frames
     Death("os.rename", "best.pth.tmp"),
     Death("open", "epoch_001.pth.tmp"),
     Death("open", "last.pth.tmp"),  # nothing of the new checkpoint is written
@@ -100,7 +100,7 @@ WORST_MOMENTS = [
     Death("os.rename", "last.pth.tmp"),  # between the two renames: there is no last.pth
     Death("open", "run/metrics.csv", 2),  # between validation and the epoch's row (the first opening is the start's)
     Death("open", "curves.png"),  # between the row and the checkpoint
-    Death("open", "images/train", 4),  # reading clips
+    Death("open", "images/train", 16 + 4),  # reading clips, after the headers of 16 frames
     Death("open", "last.pth.tmp", 3),
 ]
 

@@ -17,7 +17,7 @@ from utils.synthetic_dataset import write_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
-EPOCHS = int(os.environ.get("SOAK_EPOCHS", "25"))  # of 100 steps
+EPOCHS = int(os.environ.get("SOAK_EPOCHS", "10"))  # of 100 steps
 
 
 def resident_mib(process: int) -> float:

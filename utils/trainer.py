@@ -55,7 +55,12 @@ def train(config: TrainConfig) -> int:
     processes = Processes.from_environment()
     device = processes.device(config.device)
     with StopSignals(patient=processes.several) as stop, processes.joined(device, config.rank_timeout):
-        trainer = Trainer(config, processes, stop)
+        try:
+            trainer = Trainer(config, processes, stop)
+        except RuntimeError as error:  # another process may have met a fault of its own
+            if text := remedy(error, config, processes.count):
+                raise UserError(text) from error
+            raise
         if config.dry_run:
             trainer.say(describe_run(trainer))
         else:
