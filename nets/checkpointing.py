@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-Output = TypeVar("Output")
 
-
-def checkpointed(module: nn.Module, *inputs: object) -> Output:
+def checkpointed(module: nn.Module, *inputs: object) -> Any:
     """`module(*inputs)` whose inner results are not kept but computed again for the backward pass.
 
     Exact: the second pass draws the same dropout, and leaves BatchNorm's running statistics alone.
