@@ -17,13 +17,14 @@ def inference_form(model: SSTNet) -> SSTNet:
     In evaluation mode BatchNorm is a scale and a shift per channel, which the convolution before it takes over:
     y = s (W * x - mean) + b, s = weight / sqrt(variance + eps). Outputs agree to rounding. The copy cannot be trained.
     """
-    if model.motion_branch is None:  # a copy of ours already
+    if model.infers_only:  # a copy of ours already
         return model
     parts = dict(model.named_children())
-    del parts["motion_branch"]  # half of a cross-slice network's parameters: not even copied
+    parts.pop("motion_branch", None)  # half of a cross-slice network's parameters: not even copied
     folded = copy.copy(model)
     folded._modules = {name: copy.deepcopy(part) for name, part in parts.items()} | {"motion_branch": None}
     folded.requires_grad_(False).eval()
+    folded.infers_only = True
     for module in folded.modules():
         if isinstance(module, BaseConv):
             _fold(module)

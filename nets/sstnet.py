@@ -26,6 +26,8 @@ class SSTNet(nn.Module):
     [reg (4), obj (1), cls (K)]; in training mode `(output, motion_loss)`. Clips are (B, 3, T, H, W), oldest frame
     first, key frame last, normalised; H and W are multiples of 32.
 
+    With `num_slices` 0 there is no motion branch, and the motion loss is 0: the detector alone.
+
     `recompute` names parts, of "extractor" and "motion", whose inner results training computes twice rather than
     keeps: less memory, more time, the same gradients.
     """
@@ -62,8 +64,10 @@ class SSTNet(nn.Module):
         channels = self.extractor.out_channels
         self.neck = MotionCouplingNeck(channels, num_frames)
         self.head = YOLOXHead(num_classes, channels, hidden=2 * channels)
-        branch = MotionBranch(channels, num_frames, num_slices, num_layers, attention_dropout)
-        self.motion_branch: MotionBranch | None = branch  # None in an inference form
+        self.motion_branch: MotionBranch | None = None
+        if num_slices:
+            self.motion_branch = MotionBranch(channels, num_frames, num_slices, num_layers, attention_dropout)
+        self.infers_only = False  # True of an inference form
 
     def forward(self, clips: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Clips (B, 3, T, H, W) -> (B, 5 + K, H/8, W/8); in training mode the motion loss (a scalar) too."""
@@ -77,7 +81,10 @@ class SSTNet(nn.Module):
         # Each frame position is a BatchNorm batch of its own, in clip order.
         extract = partial(checkpointed, self.extractor) if "extractor" in self.recompute else self.extractor
         features = [extract(frame) for frame in clips.unbind(2)]  # T x (B, C, h, w)
-        return self.detect(features), self.motion_branch(clips, features, recompute="motion" in self.recompute)
+        output = self.detect(features)
+        if self.motion_branch is None:
+            return output, output.new_zeros(())
+        return output, self.motion_branch(clips, features, recompute="motion" in self.recompute)
 
     def extract(self, frames: Tensor) -> Tensor:
         """Features of single frames: (N, 3, H, W) -> (N, C, H/8, W/8)."""
@@ -101,7 +108,7 @@ class SSTNet(nn.Module):
 
     def train(self, mode: bool = True) -> SSTNet:
         """Training or evaluation mode; an inference form has no training mode."""
-        if mode and self.motion_branch is None:
+        if mode and self.infers_only:
             raise ValueError("an inference form cannot be trained: train the network that it was made of")
         return super().train(mode)
 

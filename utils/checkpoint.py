@@ -168,9 +168,7 @@ def load_weights(model: SSTNet, source: str | Path | Mapping[str, Any]) -> LoadR
     own = model.state_dict()
     for name, tensor in renamed.items():
         if name not in own:
-            # The last node's motion part feeds nothing, so the network does not build it.
-            unread = (part := MOTION_PART.match(name)) and int(part[1]) == len(model.motion_branch.stack.nodes) - 1
-            (report.ignored if unread else report.unexpected).append(name)
+            (report.ignored if _is_unread(name, model) else report.unexpected).append(name)
         elif tensor.shape != own[name].shape:
             report.mismatched.append(f"{name}: {tuple(tensor.shape)}, {tuple(own[name].shape)}")
         else:
@@ -179,6 +177,14 @@ def load_weights(model: SSTNet, source: str | Path | Mapping[str, Any]) -> LoadR
     known = {*report.loaded, *(line.split(":")[0] for line in report.mismatched)}
     report.missing = [name for name in own if name not in known]
     return report
+
+
+def _is_unread(name: str, model: SSTNet) -> bool:
+    """Whether a network leaves a weight out on purpose: its last node's motion part feeds nothing."""
+    if model.motion_branch is None:
+        return name.startswith("motion_branch.")
+    part = MOTION_PART.match(name)
+    return part is not None and int(part[1]) == len(model.motion_branch.stack.nodes) - 1
 
 
 def infer_architecture(weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class TrainConfig:
     """Slices of the motion branch (default: the preset's)."""
     num_layers: int | None = None
     """Layers of a slice (default: the preset's)."""
+    motion_weight: float = 1.0
+    """Weight of the motion term in the loss; 0: no motion branch, the detector is trained alone, a third faster."""
     num_frames: int = 5
     """Frames of a clip, T."""
     depth: float = 0.33
@@ -138,7 +140,9 @@ class TrainConfig:
              f"--attention-dropout {self.attention_dropout}: must be at least 0 and below 1"),
             (self.crop >= 0 and self.crop % 32 == 0, f"--crop {self.crop}: must be a multiple of 32, or 0 for none"),
             (0 < self.epoch_share <= 1, f"--epoch-share {self.epoch_share}: must be above 0 and at most 1"),
-            (min(self.slices_layers) > 0, "--num-slices and --num-layers: must be 1 or more"),
+            (self.num_slices is None or self.num_slices > 0, "--num-slices: must be 1 or more"),
+            (self.num_layers is None or self.num_layers > 0, "--num-layers: must be 1 or more"),
+            (self.motion_weight >= 0, f"--motion-weight {self.motion_weight}: must not be negative"),
             (0 <= self.target_share <= 1, f"--target-share {self.target_share}: must be from 0 to 1"),
             (self.lr is None or self.lr > 0, f"--lr {self.lr}: must be above 0"),
             (0 <= self.photometric < 1, f"--photometric {self.photometric}: must be at least 0 and below 1"),
@@ -161,8 +165,10 @@ class TrainConfig:
 
     @property
     def slices_layers(self) -> tuple[int, int]:
-        """Slices and layers: the preset's where not given."""
+        """Slices and layers: the preset's where not given; none without motion term."""
         slices, layers = PRESETS[self.preset]
+        if not self.motion_weight:
+            return 0, 0
         return (
             slices if self.num_slices is None else self.num_slices,
             layers if self.num_layers is None else self.num_layers,

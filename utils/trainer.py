@@ -158,10 +158,11 @@ class Trainer:
         """What is about to be trained, in a line."""
         parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
         slices, layers = self.config.slices_layers
+        branch = f"motion branch {slices} x {layers}" if slices else "no motion branch"
         where = f"{self.processes.count} x {self.device.type}" if self.processes.several else str(self.device)
         return (
             f"{len(self.train_data.records)} training and {len(self.val_data.records)} validation frames; "
-            f"{parameters:.2f} M parameters, motion branch {slices} x {layers}; {self.steps} steps an epoch on {where}"
+            f"{parameters:.2f} M parameters, {branch}; {self.steps} steps an epoch on {where}"
         )
 
     @contextlib.contextmanager

@@ -32,6 +32,7 @@ class TrainingStep:
         self.ema = ema
         self.processes = processes
         self.device = device
+        self.motion_weight = config.motion_weight
         self.clip_grad = config.clip_grad
         self.keeps_buffers = config.skip_nonfinite > 0
         self.precision = PRECISIONS.get(config.amp)
@@ -80,7 +81,7 @@ class TrainingStep:
         detection, motion = self.criterion(output, batch.targets), motion.float()
         own = detection.num_positives.clamp(min=1)
         share = own * self.processes.count / self.processes.sum(detection.num_positives).clamp(min=1)
-        loss = detection.total * share + motion
+        loss = detection.total * share + self.motion_weight * motion
         parts = (loss, detection.iou * share, detection.obj * share, detection.cls * share, motion)
         terms = self.processes.mean(torch.stack([term.detach() for term in parts]))
         if not terms.isfinite().all():
