@@ -1,6 +1,6 @@
 """Detect in an image, a folder of frames, a glob of images or a video, and draw what was found.
 
-python vid_predict.py --weights W --source video.mp4 --output predictions
+python vid_predict.py --source video.mp4
 python vid_predict.py --weights W --source datasets/DAUB/images/test/data6 --save frames \
     --annotations datasets/DAUB/annotations/instances_test2017.json
 python vid_predict.py --weights W --source video.mp4 --track --min-track-length 5
@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from utils.checkpoint import load_network, weights_or_default
 from utils.cli import UserError, run_command
 from utils.config import choose_device
 from utils.detector import Detections, Detector, coco_results
@@ -32,19 +33,22 @@ from utils.track_score import TrackScore
 from utils.tracking import TrackSettings, track_frames
 from utils.video import Frame, Source, open_source
 
+CONFIDENCE = 0.5  # to show detections from, where neither the command line nor the weights say
+
 
 @dataclass
 class Config:
     """Detect and draw: detections.json, detections.csv, and detections.mp4 and/or frames/*.png, sized as the source."""
 
-    weights: Path
-    """Weight file: one of this project's checkpoints or a released one."""
     source: str
     """Image, folder of frames, glob of images (in quotes) or video."""
+    weights: Path | None = None
+    """Weight file: one of this project's checkpoints or a released one (default: the project's own,
+    model_data/sstnet_infrared.pth)."""
     output: Path = Path("predictions")
     """Folder for what is written."""
-    confidence: float = 0.5
-    """Show and save detections of at least this confidence, 0 to 1."""
+    confidence: float | None = None
+    """Show and save detections of at least this confidence, 0 to 1 (default: what the weights recommend, else 0.5)."""
     annotations: Path | None = None
     """Annotation list or COCO JSON to compare with: hits (centres within 3 pixels), misses and false alarms are drawn
     in colours of their own. Frame 1 of clip.mp4 is annotated as clip/000001.png."""
@@ -66,7 +70,8 @@ class Config:
     fps: float | None = None
     """Frames a second of the written video; default: a video's own, 25 for images."""
     input_size: tuple[int, int] | None = None
-    """Height and width of the network's input in pixels, multiples of 32; default: as trained."""
+    """Height and width of the network's input in pixels, multiples of 32; default: as trained, or from the frames'
+    size where the weights say how."""
     resize: Literal["letterbox", "stretch"] = "letterbox"
     """How a frame is fitted into the input: letterbox keeps its proportions."""
     nms: float = 0.65
@@ -78,23 +83,16 @@ class Config:
 def main(config: Config) -> None:
     """Open everything first, which shows most faults; then stream the source through it."""
     for name in ("confidence", "nms"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"--{name} {getattr(config, name)}: must be between 0 and 1")
+        value = getattr(config, name)
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(f"--{name} {value}: must be between 0 and 1")
     if config.chunk < 0:
         raise UserError(f"--chunk {config.chunk}: must be 0 or more")
     settings = TrackSettings(config.track_reach, config.track_gap, config.min_track_length)
     if not config.track and settings != TrackSettings():
         raise UserError("--track-reach, --track-gap and --min-track-length are for --track")
     source = open_source(config.source, config.fps)
-    detector = Detector.from_file(
-        config.weights,
-        choose_device(config.device),
-        config.input_size,
-        resize=config.resize,
-        nms=config.nms,
-        min_confidence=config.confidence,
-        chunk=config.chunk,
-    )
+    detector = make_detector(config)
     truth = Truth(config.annotations, source, detector.class_names) if config.annotations else None
     counts: Counter[str] = Counter()
     score = TrackScore()
@@ -111,6 +109,19 @@ def main(config: Config) -> None:
         print("note: the annotations do not tell tracks apart: no track_metrics.json", file=sys.stderr)
     if source.complaint:
         print(f"warning: {source.complaint}", file=sys.stderr)
+
+
+def make_detector(config: Config) -> Detector:
+    """The detector of the weights, with the confidence that they recommend where none is given."""
+    device = choose_device(config.device)
+    network = load_network(weights_or_default(config.weights), device)
+    confidence = config.confidence
+    if confidence is None:
+        confidence = CONFIDENCE if network.confidence is None else network.confidence
+    return Detector.of(
+        network, device, config.input_size,
+        resize=config.resize, nms=config.nms, min_confidence=confidence, chunk=config.chunk,
+    )  # fmt: skip
 
 
 def predict(
