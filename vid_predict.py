@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +31,7 @@ from utils.overlay import Trails, Truth, judge, match_frame
 from utils.prediction_files import OutputFolder
 from utils.track_score import TrackScore
 from utils.tracking import TrackSettings, track_frames
-from utils.video import Frame, Source, open_source
+from utils.video import Frame, open_source
 
 CONFIDENCE = 0.5  # to show detections from, where neither the command line nor the weights say
 
@@ -67,6 +67,8 @@ class Config:
     """Frames without detection that a track survives."""
     min_track_length: int = 1
     """Drop tracks of fewer detections, and those detections."""
+    max_frames: int | None = None
+    """Stop after so many frames."""
     fps: float | None = None
     """Frames a second of the written video; default: a video's own, 25 for images."""
     input_size: tuple[int, int] | None = None
@@ -86,6 +88,8 @@ def main(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"--{name} {value}: must be between 0 and 1")
+    if config.max_frames is not None and config.max_frames < 1:
+        raise UserError(f"--max-frames {config.max_frames}: must be 1 or more")
     if config.chunk < 0:
         raise UserError(f"--chunk {config.chunk}: must be 0 or more")
     settings = TrackSettings(config.track_reach, config.track_gap, config.min_track_length)
@@ -98,9 +102,11 @@ def main(config: Config) -> None:
     score = TrackScore()
     with terminated_in_order(), OutputFolder(config.output, source, config.save, config.track) as folder:
         try:
-            frames = detect_frames(source, detector)
+            frames = detect_frames(islice(source, config.max_frames), detector)
             tracked = track_frames(frames, settings) if config.track else ((*entry, None) for entry in frames)
-            predict(source, tracked, detector.class_names, truth, Annotator(config.inset), folder, counts, score)
+            total = min(filter(None, (source.total, config.max_frames)), default=None)
+            tracked = tqdm(tracked, total=total, desc="predict", unit="frame", disable=None)
+            predict(tracked, detector.class_names, truth, Annotator(config.inset), folder, counts, score)
         finally:  # also after Ctrl-C: what was found so far is there
             if score.frames:
                 write_json(config.output / "track_metrics.json", asdict(score.metrics()))
@@ -125,7 +131,6 @@ def make_detector(config: Config) -> Detector:
 
 
 def predict(
-    source: Source,
     frames: Iterable[tuple[Frame, Detections, np.ndarray | None]],
     class_names: tuple[str, ...],
     truth: Truth | None,
@@ -137,24 +142,22 @@ def predict(
     """Draw and write frame by frame; `counts` and `score` say at any time what there was."""
     category_ids = truth.category_ids if truth else tuple(range(1, len(class_names) + 1))
     trails = Trails()
-    with tqdm(total=source.total, desc="predict", unit="frame", disable=None) as bar:
-        for frame, detections, tracks in frames:
-            record = truth.find(frame.path) if truth else None
-            image_id = truth.image_id(frame, record) if truth else frame.index
-            lines = None if tracks is None else trails.follow(tracks, detections.boxes)
-            marks = judge(detections, record, class_names, tracks, lines)
-            folder.write(
-                frame,
-                annotator.draw(frame.image, marks),
-                coco_results(detections, image_id, category_ids),
-                [class_names[label] for label in detections.classes],
-                None if tracks is None else tracks.tolist(),
-            )
-            counts.update(["frame", *(mark.kind for mark in marks)])
-            annotated = truth.tracks(record, frame.run) if record and tracks is not None else None
-            if annotated is not None:
-                score.add(annotated, tracks, match_frame(detections, record.boxes).target)
-            bar.update()
+    for frame, detections, tracks in frames:
+        record = truth.find(frame.path) if truth else None
+        image_id = truth.image_id(frame, record) if truth else frame.index
+        lines = None if tracks is None else trails.follow(tracks, detections.boxes)
+        marks = judge(detections, record, class_names, tracks, lines)
+        folder.write(
+            frame,
+            annotator.draw(frame.image, marks),
+            coco_results(detections, image_id, category_ids),
+            [class_names[label] for label in detections.classes],
+            None if tracks is None else tracks.tolist(),
+        )
+        counts.update(["frame", *(mark.kind for mark in marks)])
+        annotated = truth.tracks(record, frame.run) if record and tracks is not None else None
+        if annotated is not None:
+            score.add(annotated, tracks, match_frame(detections, record.boxes).target)
 
 
 @contextmanager
@@ -176,7 +179,7 @@ def terminated_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def detect_frames(source: Source, detector: Detector) -> Iterator[tuple[Frame, Detections]]:
+def detect_frames(source: Iterable[Frame], detector: Detector) -> Iterator[tuple[Frame, Detections]]:
     """Every frame with its detections; clips do not reach from one run of frames into another."""
     for _, run in groupby(source, key=lambda frame: frame.run):
         waiting: deque[Frame] = deque()  # frames under way in the detector
