@@ -30,6 +30,7 @@ from benchmarks.results import (
     interval,
     percent,
     read_result,
+    rounded,
     sequence_table,
     shorten,
     table,
@@ -93,14 +94,15 @@ def measure(config: Config) -> None:
     """Evaluate the weights as vid_map_coco.py does and keep the result in short."""
     network = load_network(config.weights)
     confidence = CONFIDENCE if network.confidence is None else network.confidence
-    facts = {"data": DATA[config.name], "weights_sha256": hashlib.sha256(config.weights.read_bytes()).hexdigest()}
+    digest = hashlib.sha256(config.weights.read_bytes()).hexdigest()
     folder = config.output / config.name
-    content = shorten(_evaluate(config, folder, confidence, repeat_key_frame=False), **facts)
+    whole = _evaluate(config, folder, confidence, repeat_key_frame=False)
+    content = shorten(whole, data=DATA[config.name], weights_sha256=digest)
     if config.key_frame:
         single = _evaluate(config, folder / "key_frame", confidence, repeat_key_frame=True)
-        content["key_frame_repeated"] = {name: single[name] for name in ("published", "pd_fa")}
+        content["key_frame_repeated"] = rounded({name: single[name] for name in ("published", "pd_fa")})
     about = {
-        **facts,
+        "weights_sha256": digest,
         "file": config.weights.name,
         "bytes": config.weights.stat().st_size,
         "architecture": network.model.architecture,
@@ -110,7 +112,6 @@ def measure(config: Config) -> None:
         "confidence": confidence,
         "provenance": network.provenance,
     }
-    del about["data"]
     write_result(config.results / f"{config.name}.json", content)
     write_result(config.results / "weights.json", about)
 

@@ -32,15 +32,16 @@ def shorten(metrics: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
         "pd_at": metrics["pd_fa_curve"]["pd_at"],
         **{name: metrics[name] for name in ("intervals", "per_sequence", "per_scr")},
     }
-    return {**facts, "revision": versions["git"], "torch": versions["packages"]["torch"], **_rounded(kept)}
+    return {**facts, "revision": versions["git"], "torch": versions["packages"]["torch"], **rounded(kept)}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """JSON-like values with four digits after the point."""
     if isinstance(value, float):
         return round(value, 4)
     if isinstance(value, dict):
-        return {name: _rounded(entry) for name, entry in value.items()}
-    return [_rounded(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {name: rounded(entry) for name, entry in value.items()}
+    return [rounded(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def write_result(path: Path, content: Mapping[str, Any]) -> None:
