@@ -33,6 +33,7 @@ from utils.track_score import TrackScore
 from utils.tracking import TrackSettings, track_frames
 from utils.video import Frame, open_source
 
+LARGE = 4  # times the training's input, from which on to tell the user of the time that it takes
 CONFIDENCE = 0.5  # to show detections from, where neither the command line nor the weights say
 
 
@@ -97,6 +98,7 @@ def main(config: Config) -> None:
         raise UserError("--track-reach, --track-gap and --min-track-length are for --track")
     source = open_source(config.source, config.fps)
     detector = make_detector(config)
+    say_if_large(source.size, detector)
     truth = Truth(config.annotations, source, detector.class_names) if config.annotations else None
     counts: Counter[str] = Counter()
     score = TrackScore()
@@ -128,6 +130,20 @@ def make_detector(config: Config) -> Detector:
         network, device, config.input_size,
         resize=config.resize, nms=config.nms, min_confidence=confidence, chunk=config.chunk,
     )  # fmt: skip
+
+
+def say_if_large(size: tuple[int, int], detector: Detector) -> None:
+    """A note where frames (h, w) are large: the network's work grows with the area of its input."""
+    height, width = detector.letterbox(size).input_size
+    usual = detector.input_size[0] * detector.input_size[1]
+    if height * width > LARGE * usual:
+        smaller = " ".join(str(32 * max(round(side / 32), 1)) for side in size)
+        print(
+            f"note: frames of {size[0]} x {size[1]} pixels go into the network as {height} x {width}, to show targets "
+            f"at the scale of its training: {height * width / usual:.0f} times the usual work a frame; --input-size "
+            f"{smaller} is faster and finds less",
+            file=sys.stderr,
+        )
 
 
 def predict(

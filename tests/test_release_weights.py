@@ -171,6 +171,18 @@ def test_commands_take_the_projects_weights(own_weights, frames, tmp_path, capsy
     assert json.loads(Path("out/metrics.json").read_text())["protocol"]["input_size"] == [96, 96]
 
 
+def test_large_frames_are_a_note(own_weights, frames, tmp_path, capsys):
+    large = tmp_path / "large.png"
+    Image.fromarray(np.zeros((128, 170), np.uint8)).save(large)
+    flags = ["--source", str(large), "--save", "frames", "--output"]
+    status, _, error = run(capsys, [*flags, "one"], vid_predict.Config, vid_predict.main)
+    assert status == 0 and error.startswith("note: frames of 128 x 170 pixels go into the network as 128 x 192")
+    assert "6 times the usual work a frame; --input-size 128 160 is faster" in error
+    more = ["--input-size", "128", "160"]
+    assert "note" not in run(capsys, [*flags, "two", *more], vid_predict.Config, vid_predict.main)[2]
+    assert "note" not in run(capsys, ["--source", str(frames)], vid_predict.Config, vid_predict.main)[2]
+
+
 def test_missing_projects_weights_are_one_line(own_weights, frames, capsys):
     own_weights.unlink()
     expected = f"error: {own_weights}: the project's own weights are missing; restore it, or pass --weights FILE\n"
