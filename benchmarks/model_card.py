@@ -156,7 +156,8 @@ def weights_table(about: Mapping[str, Any]) -> str:
     """What the weight file says of itself."""
     made, network = about["provenance"], about["architecture"]
     chosen = made.get("settings", {}).items()
-    settings = " ".join(f"`--{name.replace('_', '-')} {_words(value)}`" for name, value in chosen)
+    settings = " ".join(f"`{_flag(name, value)}`" for name, value in chosen)
+    version = f"revision {made['revision']}, torch {made['torch']}" if made.get("revision") else "not recorded"
     size = f"T = {network['num_frames']}, depth {network['depth']}, width {network['width']}"
     rows = [
         ("file", f"`{about['file']}`, {about['bytes'] / 1e6:.1f} MB, SHA-256 `{about['weights_sha256'][:16]}…`"),
@@ -167,13 +168,17 @@ def weights_table(about: Mapping[str, Any]) -> str:
         ("trained on", made.get("data") or "not recorded"),
         ("settings other than the defaults", settings or "none recorded"),
         ("epochs done", made.get("epochs_done") or "not recorded"),
-        ("trained by revision, with torch", f"{made.get('revision')}, {made.get('torch')}"),
+        ("trained by", version),
     ]
     return table(("", ""), rows, words=2)
 
 
-def _words(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _flag(name: str, value: object) -> str:
+    """A setting as it is typed."""
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{name}"
+    return f"--{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def _scales(scales: list[float] | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.model_card import CARD, DATA, Config, card_tables, main, read_results
+from benchmarks.model_card import CARD, DATA, Config, card_tables, main, read_results, weights_table
 from benchmarks.results import RESULTS, fill, table
 from nets import SSTNet
 from tests.training_cases import make_data, run
@@ -73,6 +73,20 @@ def test_a_data_set_is_measured_and_its_tables_written(weights, tmp_path, capsys
 def test_published_numbers_are_the_curves():
     curve = load_published_curves("DAUB").curves["SSTNet"]
     assert f"| DAUB | 4795 | {100 * sum(curve) / len(curve):.1f} |" in card_tables({})["published"]
+
+
+def test_settings_are_written_as_they_are_typed():
+    made = {"settings": {"crop": 160, "flip": True, "gate": False, "input_size": [64, 96]}, "epochs_done": 7}
+    about = {
+        "file": "w.pth", "bytes": 24_100_000, "weights_sha256": "0" * 64, "class_names": ["a", "b"], "confidence": 0.3,
+        "architecture": {"num_frames": 5, "depth": 0.33, "width": 0.5}, "input_size": [512, 512],
+        "frame_scales": [1, 2], "provenance": made,
+    }  # fmt: skip
+    lines = weights_table(about)
+    assert "| `--crop 160` `--flip` `--no-gate` `--input-size 64 96` |" in lines and "| epochs done | 7 |" in lines
+    assert "| trained by | not recorded |" in lines
+    about["provenance"] = made | {"revision": "abc", "torch": "2.9"}
+    assert "| trained by | revision abc, torch 2.9 |" in weights_table(about)
 
 
 def test_a_name_needs_data(capsys):

@@ -35,7 +35,10 @@ CONFIDENCE_TOLERANCE = 0.01  # by which a detection's confidence may change
 BOX_TOLERANCE = 0.25  # input pixels by which a side of a box may move
 SURE = 0.05  # boxes of at least this confidence are compared: the others are drawn by nobody
 CHECK_FRAMES, CHECK_SIZE = 6, (96, 96)
-PLACES = ("run_dir", "resume", "device", "workers", "cache_mb", "dry_run", "check_data", "rank_timeout")  # of a machine
+WITHOUT_EFFECT = (  # settings that change no weight
+    "data_root", "val_list", "run_dir", "resume", "device", "workers", "cache_mb", "dry_run", "check_data",
+    "rank_timeout", "val_interval", "save_interval", "checkpoint_every",
+)  # fmt: skip
 
 
 @dataclass
@@ -150,12 +153,16 @@ def _own_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     usual = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
     found = {}
     for name, value in settings.items():
-        default = str(usual[name]) if isinstance(usual.get(name), Path) else usual.get(name)
-        value = list(value) if isinstance(value, tuple) else value
-        if name in PLACES or (name != "seed" and value == (list(default) if isinstance(default, tuple) else default)):
+        value, default = _as_json(value), _as_json(usual.get(name))
+        if name in WITHOUT_EFFECT or (name != "seed" and value == default):
             continue
         found[name] = Path(value).name if isinstance(value, str) and ("/" in value or "\\" in value) else value
     return found
+
+
+def _as_json(value: Any) -> Any:
+    """A setting as a JSON file has it."""
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
 @torch.inference_mode()
