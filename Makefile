@@ -1,5 +1,8 @@
-# make demo    set up, then train on a small synthetic data set, evaluate, draw: about 10 minutes on 2 CPU cores
+# make demo    set up, then train on a small synthetic data set, evaluate, draw, and draw real videos with the shipped
+#              weights: about 10 minutes on 2 CPU cores
 # make test    set up, then run all tests: at most 15 minutes on 2 CPU cores
+# make study   what each idea is worth: trains and tests every row of docs/study.md that has no result yet, for a night or
+#              longer on 2 CPU cores; goes on where it was stopped
 # make lint    style
 # make clean   remove what demo and tests leave (not .venv)
 
@@ -7,7 +10,9 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint clean setup
+SAMPLES := IR_DRONE_142 IR_AIRPLANE_045 IR_HELICOPTER_045 IR_BIRD_053
+
+.PHONY: demo test lint clean setup study
 
 setup: $(INSTALLED)
 
@@ -28,10 +33,19 @@ demo: $(INSTALLED)
 	$(RUN) vid_map_coco.py --weights demo/run/best.pth --data-root demo/synthetic --output demo/evaluation
 	$(RUN) vid_predict.py --weights demo/run/best.pth --source demo/synthetic/images/test/data97 --save both \
 		--annotations demo/synthetic/annotations/instances_test2017.json --output demo/predictions
+	@if [ -f model_data/sstnet_infrared.pth ]; then for video in $(SAMPLES); do \
+		$(RUN) vid_predict.py --source tests/data/drone_ir/$$video.mp4 --annotations tests/data/drone_ir/boxes.txt \
+			--max-frames 75 --output demo/samples/$$video || exit 1; done; fi
 	@echo
 	@echo "numbers:  demo/evaluation/metrics.json, demo/run/metrics.csv"
 	@echo "pictures: demo/predictions/detections.mp4, demo/predictions/frames/, demo/evaluation/report.html," \
 		"demo/run/curves.png"
+	@if [ -d demo/samples ]; then echo "the shipped weights on real videos: demo/samples/*/detections.mp4"; fi
+
+study: $(INSTALLED)
+	$(RUN) -m benchmarks.study --suite hard
+	@if [ -f datasets/DAUB/annotations/instances_test2017.json ]; then $(RUN) -m benchmarks.study --suite daub; \
+		else echo "datasets/DAUB is not there: its rows are left out"; fi
 
 test: $(INSTALLED)
 	$(RUN) -m pytest

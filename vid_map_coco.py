@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from utils.annotations import Annotations, load_annotations
+from utils.checkpoint import weights_or_default
 from utils.cli import UserError, run_command
 from utils.comparison import detector_names, format_results, protocol_warnings, score_files, write_results
 from utils.config import choose_device
@@ -22,6 +23,7 @@ from utils.evaluation import Scored, score
 from utils.evaluation_metrics import Evaluation
 from utils.evaluation_report import make_folder, write_json
 from utils.figures import save_figures
+from utils.frames import read_image_size
 from utils.gallery import Gallery, choose_cases, save_page
 from utils.published_curves import DATASETS, PublishedCurves, load_published_curves
 from utils.report import Section, save_report
@@ -46,7 +48,8 @@ class Config:
     """Detect on annotated frames and measure: tables, metrics.json, detections.json, figures, report.html."""
 
     weights: Path | None = None
-    """Weight file: one of this project's checkpoints or a released one."""
+    """Weight file: one of this project's checkpoints or a released one (default: the project's own,
+    model_data/sstnet_infrared.pth)."""
     detections: tuple[Path, ...] = ()
     """Evaluate COCO results files instead of a network; several are compared in one table and one figure."""
     names: tuple[str, ...] = ()
@@ -66,7 +69,8 @@ class Config:
     nms: float = 0.65
     """IoU above which the weaker of two detections is dropped."""
     input_size: tuple[int, int] | None = None
-    """Height and width of the network's input in pixels, multiples of 32; default: as trained."""
+    """Height and width of the network's input in pixels, multiples of 32; default: as trained, or from the frames'
+    size where the weights say how."""
     min_confidence: float = 0.001
     """Detections below this confidence are not kept at all."""
     max_detections: int = 100
@@ -94,6 +98,8 @@ class Config:
 def main(config: Config) -> None:
     """Detect or read detections, evaluate, print, and write the files."""
     _check(config)
+    if not config.detections:
+        config = replace(config, weights=weights_or_default(config.weights))
     runs, annotations, clip = _score_network(config) if config.weights else _score_files(config)
     evaluations = {name: scored.evaluation for name, scored in runs.items()}
     for warning in protocol_warnings(evaluations):
@@ -115,7 +121,7 @@ def main(config: Config) -> None:
 
 def _check(config: Config) -> None:
     """What would only fail after the detection."""
-    if (config.weights is None) == (not config.detections):
+    if config.weights and config.detections:
         raise UserError("give either --weights FILE (a network) or --detections FILE (COCO results)")
     for name in ("confidence", "nms", "min_confidence"):
         if not 0 <= getattr(config, name) <= 1:
@@ -125,7 +131,7 @@ def _check(config: Config) -> None:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)} is less than {least}")
     if config.gallery and not config.report:
         raise UserError("--gallery is part of the report: leave out --no-report")
-    if config.weights and config.names:
+    if config.names and not config.detections:
         raise UserError("--names is for --detections")
     if config.detections:
         detector_names(config.detections, config.names)
@@ -218,10 +224,19 @@ def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, int]:
     protocol = {
         "weights": str(config.weights),
         **{name: getattr(config, name) for name in PUBLISHED_PROTOCOL},
-        "input_size": list(detector.input_size),
+        "input_size": _input_sizes(detector, shown),
     }
     speed = time_frames(detector, sample) if sample else {}
     return annotations, results, protocol, speed, detector.model.num_frames
+
+
+def _input_sizes(detector: Detector, annotations: Annotations) -> list[int] | str:
+    """The network's input (height, width) on these frames, or its several sizes as text."""
+    first = {record.path.parent: record.path for record in annotations.records}  # of each folder one frame
+    sizes = {detector.letterbox(read_image_size(path)).input_size for path in first.values()}
+    if len(sizes) > 1:
+        return ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
+    return list(next(iter(sizes), detector.input_size))
 
 
 def time_frames(detector: Detector, sample: list[Path]) -> dict:

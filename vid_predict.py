@@ -1,6 +1,6 @@
 """Detect in an image, a folder of frames, a glob of images or a video, and draw what was found.
 
-python vid_predict.py --weights W --source video.mp4 --output predictions
+python vid_predict.py --source video.mp4
 python vid_predict.py --weights W --source datasets/DAUB/images/test/data6 --save frames \
     --annotations datasets/DAUB/annotations/instances_test2017.json
 python vid_predict.py --weights W --source video.mp4 --track --min-track-length 5
@@ -14,13 +14,14 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
+from utils.checkpoint import load_network, weights_or_default
 from utils.cli import UserError, run_command
 from utils.config import choose_device
 from utils.detector import Detections, Detector, coco_results
@@ -30,21 +31,25 @@ from utils.overlay import Trails, Truth, judge, match_frame
 from utils.prediction_files import OutputFolder
 from utils.track_score import TrackScore
 from utils.tracking import TrackSettings, track_frames
-from utils.video import Frame, Source, open_source
+from utils.video import Frame, open_source
+
+LARGE = 4  # times the training's input, from which on to tell the user of the time that it takes
+CONFIDENCE = 0.5  # to show detections from, where neither the command line nor the weights say
 
 
 @dataclass
 class Config:
     """Detect and draw: detections.json, detections.csv, and detections.mp4 and/or frames/*.png, sized as the source."""
 
-    weights: Path
-    """Weight file: one of this project's checkpoints or a released one."""
     source: str
     """Image, folder of frames, glob of images (in quotes) or video."""
+    weights: Path | None = None
+    """Weight file: one of this project's checkpoints or a released one (default: the project's own,
+    model_data/sstnet_infrared.pth)."""
     output: Path = Path("predictions")
     """Folder for what is written."""
-    confidence: float = 0.5
-    """Show and save detections of at least this confidence, 0 to 1."""
+    confidence: float | None = None
+    """Show and save detections of at least this confidence, 0 to 1 (default: what the weights recommend, else 0.5)."""
     annotations: Path | None = None
     """Annotation list or COCO JSON to compare with: hits (centres within 3 pixels), misses and false alarms are drawn
     in colours of their own. Frame 1 of clip.mp4 is annotated as clip/000001.png."""
@@ -63,10 +68,13 @@ class Config:
     """Frames without detection that a track survives."""
     min_track_length: int = 1
     """Drop tracks of fewer detections, and those detections."""
+    max_frames: int | None = None
+    """Stop after so many frames."""
     fps: float | None = None
     """Frames a second of the written video; default: a video's own, 25 for images."""
     input_size: tuple[int, int] | None = None
-    """Height and width of the network's input in pixels, multiples of 32; default: as trained."""
+    """Height and width of the network's input in pixels, multiples of 32; default: as trained, or from the frames'
+    size where the weights say how."""
     resize: Literal["letterbox", "stretch"] = "letterbox"
     """How a frame is fitted into the input: letterbox keeps its proportions."""
     nms: float = 0.65
@@ -78,31 +86,29 @@ class Config:
 def main(config: Config) -> None:
     """Open everything first, which shows most faults; then stream the source through it."""
     for name in ("confidence", "nms"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"--{name} {getattr(config, name)}: must be between 0 and 1")
+        value = getattr(config, name)
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(f"--{name} {value}: must be between 0 and 1")
+    if config.max_frames is not None and config.max_frames < 1:
+        raise UserError(f"--max-frames {config.max_frames}: must be 1 or more")
     if config.chunk < 0:
         raise UserError(f"--chunk {config.chunk}: must be 0 or more")
     settings = TrackSettings(config.track_reach, config.track_gap, config.min_track_length)
     if not config.track and settings != TrackSettings():
         raise UserError("--track-reach, --track-gap and --min-track-length are for --track")
     source = open_source(config.source, config.fps)
-    detector = Detector.from_file(
-        config.weights,
-        choose_device(config.device),
-        config.input_size,
-        resize=config.resize,
-        nms=config.nms,
-        min_confidence=config.confidence,
-        chunk=config.chunk,
-    )
+    detector = make_detector(config)
+    say_if_large(source.size, detector)
     truth = Truth(config.annotations, source, detector.class_names) if config.annotations else None
     counts: Counter[str] = Counter()
     score = TrackScore()
     with terminated_in_order(), OutputFolder(config.output, source, config.save, config.track) as folder:
         try:
-            frames = detect_frames(source, detector)
+            frames = detect_frames(islice(source, config.max_frames), detector)
             tracked = track_frames(frames, settings) if config.track else ((*entry, None) for entry in frames)
-            predict(source, tracked, detector.class_names, truth, Annotator(config.inset), folder, counts, score)
+            total = min(filter(None, (source.total, config.max_frames)), default=None)
+            tracked = tqdm(tracked, total=total, desc="predict", unit="frame", disable=None)
+            predict(tracked, detector.class_names, truth, Annotator(config.inset), folder, counts, score)
         finally:  # also after Ctrl-C: what was found so far is there
             if score.frames:
                 write_json(config.output / "track_metrics.json", asdict(score.metrics()))
@@ -113,8 +119,34 @@ def main(config: Config) -> None:
         print(f"warning: {source.complaint}", file=sys.stderr)
 
 
+def make_detector(config: Config) -> Detector:
+    """The detector of the weights, with the confidence that they recommend where none is given."""
+    device = choose_device(config.device)
+    network = load_network(weights_or_default(config.weights), device)
+    confidence = config.confidence
+    if confidence is None:
+        confidence = CONFIDENCE if network.confidence is None else network.confidence
+    return Detector.of(
+        network, device, config.input_size,
+        resize=config.resize, nms=config.nms, min_confidence=confidence, chunk=config.chunk,
+    )  # fmt: skip
+
+
+def say_if_large(size: tuple[int, int], detector: Detector) -> None:
+    """A note where frames (h, w) are large: the network's work grows with the area of its input."""
+    height, width = detector.letterbox(size).input_size
+    usual = detector.input_size[0] * detector.input_size[1]
+    if height * width > LARGE * usual:
+        smaller = " ".join(str(32 * max(round(side / 32), 1)) for side in size)
+        print(
+            f"note: frames of {size[0]} x {size[1]} pixels go into the network as {height} x {width}, to show targets "
+            f"at the scale of its training: {height * width / usual:.0f} times the usual work a frame; --input-size "
+            f"{smaller} is faster and finds less",
+            file=sys.stderr,
+        )
+
+
 def predict(
-    source: Source,
     frames: Iterable[tuple[Frame, Detections, np.ndarray | None]],
     class_names: tuple[str, ...],
     truth: Truth | None,
@@ -126,24 +158,22 @@ def predict(
     """Draw and write frame by frame; `counts` and `score` say at any time what there was."""
     category_ids = truth.category_ids if truth else tuple(range(1, len(class_names) + 1))
     trails = Trails()
-    with tqdm(total=source.total, desc="predict", unit="frame", disable=None) as bar:
-        for frame, detections, tracks in frames:
-            record = truth.find(frame.path) if truth else None
-            image_id = truth.image_id(frame, record) if truth else frame.index
-            lines = None if tracks is None else trails.follow(tracks, detections.boxes)
-            marks = judge(detections, record, class_names, tracks, lines)
-            folder.write(
-                frame,
-                annotator.draw(frame.image, marks),
-                coco_results(detections, image_id, category_ids),
-                [class_names[label] for label in detections.classes],
-                None if tracks is None else tracks.tolist(),
-            )
-            counts.update(["frame", *(mark.kind for mark in marks)])
-            annotated = truth.tracks(record, frame.run) if record and tracks is not None else None
-            if annotated is not None:
-                score.add(annotated, tracks, match_frame(detections, record.boxes).target)
-            bar.update()
+    for frame, detections, tracks in frames:
+        record = truth.find(frame.path) if truth else None
+        image_id = truth.image_id(frame, record) if truth else frame.index
+        lines = None if tracks is None else trails.follow(tracks, detections.boxes)
+        marks = judge(detections, record, class_names, tracks, lines)
+        folder.write(
+            frame,
+            annotator.draw(frame.image, marks),
+            coco_results(detections, image_id, category_ids),
+            [class_names[label] for label in detections.classes],
+            None if tracks is None else tracks.tolist(),
+        )
+        counts.update(["frame", *(mark.kind for mark in marks)])
+        annotated = truth.tracks(record, frame.run) if record and tracks is not None else None
+        if annotated is not None:
+            score.add(annotated, tracks, match_frame(detections, record.boxes).target)
 
 
 @contextmanager
@@ -165,7 +195,7 @@ def terminated_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def detect_frames(source: Source, detector: Detector) -> Iterator[tuple[Frame, Detections]]:
+def detect_frames(source: Iterable[Frame], detector: Detector) -> Iterator[tuple[Frame, Detections]]:
     """Every frame with its detections; clips do not reach from one run of frames into another."""
     for _, run in groupby(source, key=lambda frame: frame.run):
         waiting: deque[Frame] = deque()  # frames under way in the detector

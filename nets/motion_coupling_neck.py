@@ -27,9 +27,11 @@ class MotionCouplingNeck(nn.Module):
 
     `conv_gl` sees concat(f_i, f_T) and its first convolution is linear, so it is computed as a reference half
     (once a frame, whatever clips the frame is in: `reference_half`) plus a key half (once a clip).
+
+    Without `gate` the references do not weight the key frame's features: for ablation, not the published network.
     """
 
-    def __init__(self, channels: int = 128, num_frames: int = 5):
+    def __init__(self, channels: int = 128, num_frames: int = 5, gate: bool = True):
         super().__init__()
         if num_frames < 2:
             raise ValueError(f"num_frames must be 2 or more (a key frame and a reference), not {num_frames}")
@@ -37,7 +39,7 @@ class MotionCouplingNeck(nn.Module):
         self.channels = channels
         self.num_frames = num_frames
         self.pair_weights = nn.Parameter(torch.full((num_frames - 1,), 0.25))  # w_i
-        self.conv_ref = conv_pair((num_frames - 1) * c, 2 * c, c, last=nn.Sigmoid)
+        self.conv_ref = conv_pair((num_frames - 1) * c, 2 * c, c, last=nn.Sigmoid) if gate else None
         self.conv_cur = conv_pair(c, c, c)
         self.conv_gl = conv_pair(2 * c, 2 * c, c)
         self.conv_gl_mix = conv_pair(c, c, c)
@@ -63,8 +65,8 @@ class MotionCouplingNeck(nn.Module):
             raise ValueError(f"the neck was built for {self.num_frames} frames, not {len(features)}")
         if reference_halves is None:
             reference_halves = self.reference_half(torch.cat(references)).chunk(len(references))
-        gate = self.conv_ref(torch.cat(references, dim=1))  # R: (B, C, h, w)
-        key_path = self.conv_cr_mix(torch.cat([self.conv_cur(gate * key), key], dim=1))  # K
+        gated = key if self.conv_ref is None else self.conv_ref(torch.cat(references, dim=1)) * key  # R f_T
+        key_path = self.conv_cr_mix(torch.cat([self.conv_cur(gated), key], dim=1))  # K
         pairs = self.pair_sum(reference_halves, self.key_half(key))
         return self.conv_final(torch.cat([self.conv_gl_mix(pairs), key_path], dim=1))
 

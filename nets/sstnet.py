@@ -28,6 +28,8 @@ class SSTNet(nn.Module):
 
     With `num_slices` 0 there is no motion branch, and the motion loss is 0: the detector alone.
 
+    `gate` False leaves out the neck's gate, for ablation.
+
     `recompute` names parts, of "extractor" and "motion", whose inner results training computes twice rather than
     keeps: less memory, more time, the same gradients.
     """
@@ -42,6 +44,7 @@ class SSTNet(nn.Module):
         width: float = 0.50,
         attention_dropout: float = 0.1,
         recompute: Sequence[str] = (),
+        gate: bool = True,
     ):
         super().__init__()
         self.architecture = {
@@ -52,6 +55,7 @@ class SSTNet(nn.Module):
             "depth": depth,
             "width": width,
             "attention_dropout": attention_dropout,
+            "gate": gate,
         }
         unknown = set(recompute) - {"extractor", "motion"}
         if unknown:
@@ -62,7 +66,7 @@ class SSTNet(nn.Module):
         self.stride = 8
         self.extractor = FeatureExtractor(depth, width)
         channels = self.extractor.out_channels
-        self.neck = MotionCouplingNeck(channels, num_frames)
+        self.neck = MotionCouplingNeck(channels, num_frames, gate)
         self.head = YOLOXHead(num_classes, channels, hidden=2 * channels)
         self.motion_branch: MotionBranch | None = None
         if num_slices:

@@ -9,7 +9,9 @@ from nets import SSTNet
 from tests.reference_weights import manifest_weights
 from utils.checkpoint import checkpoint_of, load_network, load_weights, save_weights
 from utils.cli import UserError
+from utils.run_state import check_same_network
 
+TRAINED = {"training": {"settings": {"optimizer": "sgd"}}}
 SMALL = {"width": 0.125, "num_frames": 3, "num_slices": 2, "num_layers": 1, "num_classes": 2}
 
 
@@ -56,6 +58,20 @@ def test_own_file_says_everything(tmp_path):
     assert network.model.architecture == model.architecture
     for name, tensor in model.state_dict().items():
         assert torch.equal(network.model.state_dict()[name], tensor), name
+
+
+def test_network_without_gate_and_files_from_before_there_was_a_choice(tmp_path):
+    model = SSTNet(**SMALL, gate=False)
+    assert not any("conv_ref" in name for name in model.state_dict())
+    save_weights(tmp_path / "own.pth", model, ("drone", "bird"), (64, 64))
+    assert load_network(tmp_path / "own.pth").model.neck.conv_ref is None
+    older = checkpoint_of(SSTNet(**SMALL), ("drone", "bird"), (64, 64))
+    del older["architecture"]["gate"]
+    torch.save(older, tmp_path / "older.pth")
+    assert load_network(tmp_path / "older.pth").model.architecture["gate"]
+    check_same_network(tmp_path / "older.pth", older | TRAINED, SSTNet(**SMALL).architecture, "sgd")
+    with pytest.raises(UserError, match="of a run with gate True, not False"):
+        check_same_network(tmp_path / "older.pth", older | TRAINED, model.architecture, "sgd")
 
 
 @pytest.mark.parametrize("weights", [SSTNet().state_dict(), manifest_weights("early")], ids=["ours", "early"])

@@ -104,18 +104,19 @@ def test_stream_refuses_what_it_cannot_stream():
         stream.push(torch.zeros(1, 3, 32, 32))
 
 
-def test_neck_is_the_plain_equations():
-    """Architecture, section 2, written down pair by pair with whole convolutions."""
+@pytest.mark.parametrize("gated", [True, False])
+def test_neck_is_the_plain_equations(gated):
+    """Architecture, section 2, written down pair by pair with whole convolutions; without the gate R is 1."""
     torch.manual_seed(0)
-    neck = MotionCouplingNeck(channels=8, num_frames=4)
+    neck = MotionCouplingNeck(channels=8, num_frames=4, gate=gated)
     features = [torch.randn(2, 8, 5, 6) for _ in range(4)]
     for mode in (True, False):
         neck.train(mode)
-        plain = MotionCouplingNeck(channels=8, num_frames=4)
+        plain = MotionCouplingNeck(channels=8, num_frames=4, gate=gated)
         plain.load_state_dict(neck.state_dict())
         plain.train(mode)
         *references, key = features
-        gate = plain.conv_ref(torch.cat(references, 1))
+        gate = plain.conv_ref(torch.cat(references, 1)) if gated else 1
         key_path = plain.conv_cr_mix(torch.cat([plain.conv_cur(gate * key), key], 1))
         pairs = sum(
             w * plain.conv_gl(torch.cat([f, key], 1)) for w, f in zip(plain.pair_weights, references, strict=True)

@@ -269,7 +269,6 @@ def test_files_are_written_before_the_report(data_root, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "give either --weights FILE (a network) or --detections FILE"),
         (["--weights", "a.pth", "--detections", "b.json"], "give either --weights"),
         (["--weights", "a.pth", "--nms", "1.5"], "--nms 1.5 is not between 0 and 1"),
         (["--weights", "a.pth", "--max-detections", "0"], "--max-detections 0 is less than 1"),

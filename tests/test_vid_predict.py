@@ -246,6 +246,16 @@ def test_the_samples_annotations_fit_the_sample_videos(weights, tmp_path, capsys
         assert len(entry["boxes"]) == entry["frames"]
 
 
+def test_the_first_frames_alone(weights, tmp_path, capsys):
+    """What is found in them does not depend on how many follow."""
+    common = ("--weights", weights, "--source", VIDEO, "--confidence", CONFIDENCE)
+    assert predict(*common, "--output", tmp_path / "some", "--max-frames", 7) == 0
+    assert count_frames(tmp_path / "some" / "detections.mp4") == 7 and "7 frames, " in capsys.readouterr().out
+    assert predict(*common, "--output", tmp_path / "more", "--max-frames", 9) == 0
+    results = [[r for r in read_results(tmp_path / name) if r["image_id"] <= 7] for name in ("some", "more")]
+    assert results[0] and [r["image_id"] for r in results[0]] == [r["image_id"] for r in results[1]]
+
+
 def test_memory_does_not_grow_with_the_source(weights):
     """Of 120 frames that stream through, no more than a few chunks are alive at any time."""
     alive: list[weakref.ref] = []
@@ -318,6 +328,7 @@ def test_a_truncated_frame_stops_with_what_came_before(weights, clip, tmp_path, 
         (("--annotations", "{other}"), "annotates no frame of this source"),
         (("--confidence", "1.5"), "--confidence 1.5: must be between 0 and 1"),
         (("--chunk", "-1"), "--chunk -1"),
+        (("--max-frames", "0"), "--max-frames 0: must be 1 or more"),
         (("--track-gap", "3"), "are for --track"),
         (("--input-size", "500", "500"), "multiples of 32"),
         (("--device", "abacus"), "--device abacus"),
@@ -340,9 +351,3 @@ def test_bad_input_is_one_line_and_exit_status_2(flags, message, weights, clip, 
     assert predict(*[word for name, values in settings.items() for word in (name, *values)]) == 2
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error:") and message in lines[0]
-
-
-def test_missing_weights_are_named(clip, capfd):
-    assert predict("--source", clip) == 2
-    error = capfd.readouterr().err
-    assert error.startswith("error:") and "--weights" in error and error.count("\n") == 1

@@ -2,6 +2,8 @@
 
 A file of ours is a dictionary: `format`, `architecture` (the arguments of `SSTNet`), `class_names`, `input_size`
 (height, width), `model` (the weights to use: the EMA's) and, in a run's last.pth, `training` (what --resume needs).
+Released files (`utils.release_weights`) hold `frame_scales`, `confidence` and `provenance` too. Half-precision weights
+become float32 in the network.
 Files are read with `weights_only=True`: they cannot run code.
 """
 
@@ -25,6 +27,7 @@ from nets import SSTNet
 from utils.cli import UserError
 
 FORMAT = "sstnet-1"
+DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "model_data" / "sstnet_infrared.pth"
 
 # Names of the two releases and of Megvii's YOLOX files (architecture, section 5) -> ours.
 PREFIXES = (
@@ -80,6 +83,16 @@ class LoadedNetwork:
     model: SSTNet
     class_names: tuple[str, ...]
     input_size: tuple[int, int]  # height, width
+    frame_scales: tuple[float, float] | None = None  # how far frames are scaled (see `input_between`); None: no matter
+    confidence: float | None = None  # to show detections from, where the file recommends one
+    provenance: dict[str, Any] = field(default_factory=dict)  # how the weights were made, as far as the file says
+
+
+def weights_or_default(given: Path | None) -> Path:
+    """The weight file asked for, or the one that comes with the project; `UserError` where that is missing."""
+    if given is None and not DEFAULT_WEIGHTS.is_file():
+        raise UserError(f"{DEFAULT_WEIGHTS}: the project's own weights are missing; restore it, or pass --weights FILE")
+    return given or DEFAULT_WEIGHTS
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -215,6 +228,7 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Loaded
         described = _describe(content, str(path))
         model = SSTNet(**described["architecture"])
         class_names, (height, width) = tuple(described["class_names"]), described["input_size"]
+        extras = _extras(described)
         if len(class_names) != model.num_classes:
             raise ValueError(f"{len(class_names)} class names for {model.num_classes} classes")
     except (KeyError, TypeError, ValueError) as error:
@@ -222,7 +236,22 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Loaded
     report = load_weights(model, content)
     if not report.complete:
         raise UserError(f"{path}: weights of another network: {report}")
-    return LoadedNetwork(model.to(device).eval(), class_names, (int(height), int(width)))
+    return LoadedNetwork(model.to(device).eval(), class_names, (int(height), int(width)), **extras)
+
+
+def _extras(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What released files say beside; TypeError or ValueError where it cannot be."""
+    found: dict[str, Any] = {"provenance": dict(described.get("provenance") or {})}
+    if described.get("frame_scales") is not None:
+        least, most = map(float, described["frame_scales"])
+        if not 0 < least <= most:
+            raise ValueError(f"frame scales {least} to {most}")
+        found["frame_scales"] = (least, most)
+    if described.get("confidence") is not None:
+        found["confidence"] = float(described["confidence"])
+        if not 0 <= found["confidence"] <= 1:
+            raise ValueError(f"confidence {found['confidence']}")
+    return found
 
 
 def _describe(content: Mapping[str, Any], source: str) -> Mapping[str, Any]:

@@ -44,6 +44,8 @@ class TrainConfig:
     """Weight of the motion term in the loss; 0: no motion branch, the detector is trained alone, a third faster."""
     num_frames: int = 5
     """Frames of a clip, T."""
+    gate: bool = True
+    """The neck's gate, by which the frames before weight the key frame's features; without it: for ablation."""
     depth: float = 0.33
     """Depth factor of the extractor."""
     width: float = 0.50

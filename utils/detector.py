@@ -25,11 +25,11 @@ from tqdm import tqdm
 from nets import SSTNet, VideoStream, frames_together, inference_form
 from nets.yolox_head import decode_output
 from utils.annotations import Annotations
-from utils.checkpoint import load_network
+from utils.checkpoint import LoadedNetwork, load_network
 from utils.cli import UserError
 from utils.clips import normalise_frames
 from utils.frames import read_frame, read_image_size, sequence_frames, split_runs
-from utils.letterbox import Letterbox
+from utils.letterbox import Letterbox, input_between
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -113,7 +113,9 @@ class Block:
     letterbox: Letterbox
 
 
-def plan_blocks(annotations: Annotations, num_frames: int, input_size: tuple[int, int], resize: str) -> Iterator[Block]:
+def plan_blocks(
+    annotations: Annotations, num_frames: int, letterbox_of: Callable[[tuple[int, int]], Letterbox]
+) -> Iterator[Block]:
     """Split the frames that annotated clips of `num_frames` need into blocks of consecutive frames.
 
     A block that starts inside a run starts with the T-1 predecessors of its first annotated frame, so its
@@ -134,8 +136,7 @@ def plan_blocks(annotations: Annotations, num_frames: int, input_size: tuple[int
                 needed[max(position - num_frames + 1, 0) : position + 1] = True
             edges = np.flatnonzero(np.diff(needed, prepend=False, append=False))
             for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-                letterbox = Letterbox(read_image_size(run[start]), input_size, resize)
-                yield Block(run[start:stop], records[start:stop], letterbox)
+                yield Block(run[start:stop], records[start:stop], letterbox_of(read_image_size(run[start])))
 
 
 class Detector:
@@ -143,7 +144,8 @@ class Detector:
 
     `min_confidence`, `nms` (IoU) and `max_detections` are those of the published evaluation. `chunk`
     consecutive frames go through the network together, and are read ahead of it (0: as many as suit the device).
-    `repeat_key_frame` makes it a single-frame detector.
+    `repeat_key_frame` makes it a single-frame detector. With `frame_scales` (least, most) the input is not
+    `input_size` for all frames but what `input_between` makes of a frame's size.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class Detector:
         max_detections: int = 100,
         chunk: int = 0,
         repeat_key_frame: bool = False,
+        frame_scales: tuple[float, float] | None = None,
     ) -> None:
         if any(side <= 0 or side % 32 for side in input_size):
             raise UserError(f"input size {input_size[0]} x {input_size[1]}: both sides must be multiples of 32")
@@ -169,9 +172,11 @@ class Detector:
         self.nms = nms
         self.min_confidence = min_confidence
         self.max_detections = max_detections
+        self.given_chunk = chunk
         self.chunk = chunk or frames_together(self.input_size, self.device)
         self.read_ahead = chunk or max(self.chunk, READERS)
         self.repeat_key_frame = repeat_key_frame
+        self.frame_scales = frame_scales
 
     @classmethod
     def from_file(
@@ -181,9 +186,32 @@ class Detector:
         input_size: tuple[int, int] | None = None,
         **protocol: object,
     ) -> Detector:
-        """The network of a checkpoint; the input size is the one it was trained with unless given."""
-        network = load_network(weights, device)
-        return cls(network.model, network.class_names, input_size or network.input_size, device, **protocol)
+        """The network of a checkpoint; the input size is what the checkpoint says of it unless given."""
+        return cls.of(load_network(weights, device), device, input_size, **protocol)
+
+    @classmethod
+    def of(
+        cls,
+        network: LoadedNetwork,
+        device: str | torch.device = "cpu",
+        input_size: tuple[int, int] | None = None,
+        **protocol: object,
+    ) -> Detector:
+        """The detector of a network that was loaded already."""
+        scales = None if input_size else network.frame_scales
+        size = input_size or network.input_size
+        return cls(network.model, network.class_names, size, device, frame_scales=scales, **protocol)
+
+    def letterbox(self, image_size: tuple[int, int]) -> Letterbox:
+        """How frames of a size (h, w) go into the network."""
+        size = self.input_size
+        if self.frame_scales:
+            size = input_between(image_size, size, self.frame_scales)
+        return Letterbox(image_size, size, self.resize)
+
+    def together(self, letterbox: Letterbox) -> int:
+        """How many frames of a letterbox's input go through the network at once."""
+        return self.given_chunk or frames_together(letterbox.input_size, self.device)
 
     def stream(self, frames: Iterable[np.ndarray]) -> Iterator[Detections]:
         """Detect in the consecutive grey frames (h, w) uint8 of one sequence, lazily and in constant memory.
@@ -194,11 +222,11 @@ class Detector:
         first = next(frames, None)
         if first is None:
             return
-        letterbox = Letterbox(first.shape, self.input_size, self.resize)
+        letterbox = self.letterbox(first.shape)
         network = self._network()
         numbered = enumerate(chain([first], frames))
         inputs = _map_ahead(partial(_fit_frame, letterbox=letterbox), numbered, depth=self.read_ahead)
-        for chunk in _chunks(inputs, self.chunk):
+        for chunk in _chunks(inputs, self.together(letterbox)):
             yield from self.to_detections(self._push(network, chunk), letterbox)
 
     def raw_outputs(self, annotations: Annotations) -> Iterator[tuple[int, Tensor, Letterbox]]:
@@ -208,13 +236,13 @@ class Detector:
         Records come folder by folder in temporal order, which need not be the order of the annotations.
         """
         num_frames = 1 if self.repeat_key_frame else self.model.num_frames
-        blocks = plan_blocks(annotations, num_frames, self.input_size, self.resize)
+        blocks = plan_blocks(annotations, num_frames, self.letterbox)
         frames = ((block, position) for block in blocks for position in range(len(block.paths)))
         inputs = _map_ahead(_read_block_frame, frames, depth=2 * self.read_ahead)
         network = self._network()
-        for _, members in groupby(inputs, key=itemgetter(0)):
+        for block, members in groupby(inputs, key=itemgetter(0)):
             network.reset()
-            for chunk in _chunks(members, self.chunk):
+            for chunk in _chunks(members, self.together(block.letterbox)):
                 outputs = self._push(network, [frame for _, _, frame in chunk])
                 for (block, position, _), output in zip(chunk, outputs, strict=True):
                     for record in block.records[position]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -13,6 +14,19 @@ from utils.cli import UserError
 
 PADDING_GREY = 128
 Boxes = TypeVar("Boxes", np.ndarray, torch.Tensor)
+
+
+def input_between(
+    image_size: tuple[int, int], fitted: tuple[int, int], scales: tuple[float, float]
+) -> tuple[int, int]:
+    """Input (H, W) that a frame of `image_size` (h, w) fills at the scale that fits it into `fitted`, kept in `scales`.
+
+    A network knows targets of the sizes, in input pixels, that it was trained on: a large frame must not be shrunk
+    to points of nothing nor a small one blown up. Sides are rounded up to multiples of 32.
+    """
+    (height, width), (least, most) = image_size, scales
+    scale = min(max(min(fitted[0] / height, fitted[1] / width), least), most)
+    return tuple(32 * math.ceil(round(side * scale / 32, 6)) for side in (height, width))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from nets import VideoStream
 from utils.annotations import Annotations
 from utils.clips import normalise_frames
 from utils.detector import Detector, KeyFrameStream
-from utils.frames import read_frame, sequence_frames, split_runs
+from utils.frames import read_frame, read_image_size, sequence_frames, split_runs
 from utils.letterbox import Letterbox
 
 SECONDS = 5.0  # wanted for each of the measurements, so that a slow machine is not kept busy for minutes
@@ -45,26 +45,28 @@ def measure_speed(detector: Detector, paths: Sequence[Path]) -> dict[str, float 
     decoding too (from the operating system's cache, as the frames have just been read);
     `latency_ms`: median time from one new frame in memory to its boxes, frame by frame.
     """
-    images = [read_frame(path) for path in paths[: 2 * detector.chunk]]
+    letterbox = detector.letterbox(read_image_size(paths[0]))
+    chunk = detector.together(letterbox)
+    images = [read_frame(path) for path in paths[: 2 * chunk]]
     _consume(detector.stream(images))  # warm-up: memory, caches, choice of kernels
     seconds = _seconds(detector, lambda: _consume(detector.stream(images)))
     count = min(max(int(SECONDS / seconds * len(images)), len(images)), len(paths))
     paths = paths[:count]
     images = [read_frame(path) for path in paths]
-    frames = _letterboxed(detector, images)
+    frames = torch.from_numpy(np.stack([letterbox.image(image) for image in images])).to(detector.device)
 
     def rate(work: Callable[[], None]) -> float:
         return count / _seconds(detector, work)
 
     return {
         "device": _device_name(detector.device),
-        "input_size": f"{detector.input_size[0]} x {detector.input_size[1]}",
+        "input_size": f"{letterbox.input_size[0]} x {letterbox.input_size[1]}",
         "frames_timed": count,
-        "chunk": detector.chunk,
-        "fps_network": rate(lambda: _run_network(detector, frames)),
+        "chunk": chunk,
+        "fps_network": rate(lambda: _run_network(detector, frames, chunk)),
         "fps_without_reading": rate(lambda: _consume(detector.stream(images))),
         "fps_with_reading": rate(lambda: _consume(detector.stream(map(read_frame, paths)))),
-        "latency_ms": 1000 * _latency(detector, images),
+        "latency_ms": 1000 * _latency(detector, images, letterbox),
     }
 
 
@@ -87,24 +89,17 @@ def _consume(items: Iterable) -> None:
         pass
 
 
-def _letterboxed(detector: Detector, images: Sequence[np.ndarray]) -> torch.Tensor:
-    """Grey frames (h, w) -> uint8 (N, H, W) on the detector's device."""
-    letterbox = Letterbox(images[0].shape, detector.input_size, detector.resize)
-    return torch.from_numpy(np.stack([letterbox.image(image) for image in images])).to(detector.device)
-
-
 @torch.inference_mode()
-def _run_network(detector: Detector, frames: torch.Tensor) -> None:
+def _run_network(detector: Detector, frames: torch.Tensor, chunk: int) -> None:
     network = _stream(detector)
-    for chunk in frames.split(detector.chunk):
-        network.push(normalise_frames(chunk))
+    for part in frames.split(chunk):
+        network.push(normalise_frames(part))
 
 
 @torch.inference_mode()
-def _latency(detector: Detector, images: Sequence[np.ndarray], repeats: int = 20) -> float:
+def _latency(detector: Detector, images: Sequence[np.ndarray], letterbox: Letterbox, repeats: int = 20) -> float:
     """Median seconds from one frame in memory to its boxes, in a stream whose earlier frames are known."""
     network = _stream(detector)
-    letterbox = Letterbox(images[0].shape, detector.input_size, detector.resize)
 
     def one(image: np.ndarray) -> None:
         frame = torch.from_numpy(letterbox.image(image)[None]).to(detector.device)

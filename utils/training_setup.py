@@ -66,7 +66,7 @@ def build_model(
     slices, layers = config.slices_layers
     model = SSTNet(
         num_classes, config.num_frames, slices, layers, config.depth, config.width, config.attention_dropout,
-        RECOMPUTE[config.recompute],
+        RECOMPUTE[config.recompute], config.gate,
     )
     initialise(model, config.init)
     if config.pretrained and fresh:
