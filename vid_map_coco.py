@@ -46,7 +46,7 @@ class Config:
     """Detect on annotated frames and measure: tables, metrics.json, detections.json, figures, report.html."""
 
     weights: Path | None = None
-    """Weight file: one of this project's checkpoints or a released one."""
+    """Weight file: one of this project's checkpoints, a released one, or an ONNX file of utils.export_onnx."""
     detections: tuple[Path, ...] = ()
     """Evaluate COCO results files instead of a network; several are compared in one table and one figure."""
     names: tuple[str, ...] = ()

@@ -38,7 +38,7 @@ class Config:
     """Detect and draw: detections.json, detections.csv, and detections.mp4 and/or frames/*.png, sized as the source."""
 
     weights: Path
-    """Weight file: one of this project's checkpoints or a released one."""
+    """Weight file: one of this project's checkpoints, a released one, or an ONNX file of utils.export_onnx."""
     source: str
     """Image, folder of frames, glob of images (in quotes) or video."""
     output: Path = Path("predictions")

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nets import VideoStream
 from utils.annotations import Annotations
 from utils.clips import normalise_frames
-from utils.detector import Detector, KeyFrameStream
+from utils.detector import Detector
 from utils.frames import read_frame, sequence_frames, split_runs
 from utils.letterbox import Letterbox
+from utils.onnx_network import OnnxNetwork
 
 SECONDS = 5.0  # wanted for each of the measurements, so that a slow machine is not kept busy for minutes
 
@@ -38,32 +38,40 @@ def speed_sample(annotations: Annotations, count: int) -> list[Path]:
 
 
 def measure_speed(detector: Detector, paths: Sequence[Path]) -> dict[str, float | int | str]:
-    """Speed of a detector on consecutive frames of one sequence.
+    """Speed of a detector on consecutive frames of one sequence, in files.
 
-    `fps_network`: frames of the input size in device memory through the network, `chunk` at a time;
-    `fps_without_reading`: letterbox, network and NMS on frames in memory; `fps_with_reading`: reading and
-    decoding too (from the operating system's cache, as the frames have just been read);
-    `latency_ms`: median time from one new frame in memory to its boxes, frame by frame.
+    What `measure_in_memory` gives, and `fps_with_reading`: reading and decoding too (from the operating system's
+    cache, as the frames have just been read).
     """
     images = [read_frame(path) for path in paths[: 2 * detector.chunk]]
-    _consume(detector.stream(images))  # warm-up: memory, caches, choice of kernels
-    seconds = _seconds(detector, lambda: _consume(detector.stream(images)))
-    count = min(max(int(SECONDS / seconds * len(images)), len(images)), len(paths))
+    count = min(max(int(SECONDS / warm_up(detector, images) * len(images)), len(images)), len(paths))
     paths = paths[:count]
-    images = [read_frame(path) for path in paths]
-    frames = _letterboxed(detector, images)
+    measured = measure_in_memory(detector, [read_frame(path) for path in paths])
+    reading = _seconds(detector, lambda: _consume(detector.stream(map(read_frame, paths))))
+    return measured | {"fps_with_reading": count / reading}
 
-    def rate(work: Callable[[], None]) -> float:
-        return count / _seconds(detector, work)
 
+def warm_up(detector: Detector, images: Sequence[np.ndarray]) -> float:
+    """Run twice over grey frames (h, w), for memory, caches and choice of kernels; seconds of the second time."""
+    _consume(detector.stream(images))
+    return _seconds(detector, lambda: _consume(detector.stream(images)))
+
+
+def measure_in_memory(detector: Detector, images: Sequence[np.ndarray]) -> dict[str, float | int | str]:
+    """Speed of a warm detector on consecutive grey frames (h, w) of one size.
+
+    `fps_network`: frames of the input size in device memory through the network, `chunk` at a time;
+    `fps_without_reading`: letterbox, network and NMS; `latency_ms`: median time from one new frame in memory to its
+    boxes, frame by frame.
+    """
+    frames, count = _letterboxed(detector, images), len(images)
     return {
-        "device": _device_name(detector.device),
+        "device": _device_name(detector),
         "input_size": f"{detector.input_size[0]} x {detector.input_size[1]}",
         "frames_timed": count,
         "chunk": detector.chunk,
-        "fps_network": rate(lambda: _run_network(detector, frames)),
-        "fps_without_reading": rate(lambda: _consume(detector.stream(images))),
-        "fps_with_reading": rate(lambda: _consume(detector.stream(map(read_frame, paths)))),
+        "fps_network": count / _seconds(detector, lambda: _run_network(detector, frames)),
+        "fps_without_reading": count / _seconds(detector, lambda: _consume(detector.stream(images))),
         "latency_ms": 1000 * _latency(detector, images),
     }
 
@@ -95,7 +103,7 @@ def _letterboxed(detector: Detector, images: Sequence[np.ndarray]) -> torch.Tens
 
 @torch.inference_mode()
 def _run_network(detector: Detector, frames: torch.Tensor) -> None:
-    network = _stream(detector)
+    network = detector.network()
     for chunk in frames.split(detector.chunk):
         network.push(normalise_frames(chunk))
 
@@ -103,7 +111,7 @@ def _run_network(detector: Detector, frames: torch.Tensor) -> None:
 @torch.inference_mode()
 def _latency(detector: Detector, images: Sequence[np.ndarray], repeats: int = 20) -> float:
     """Median seconds from one frame in memory to its boxes, in a stream whose earlier frames are known."""
-    network = _stream(detector)
+    network = detector.network()
     letterbox = Letterbox(images[0].shape, detector.input_size, detector.resize)
 
     def one(image: np.ndarray) -> None:
@@ -115,11 +123,9 @@ def _latency(detector: Detector, images: Sequence[np.ndarray], repeats: int = 20
     return float(np.median(times[known:] or times))
 
 
-def _stream(detector: Detector) -> VideoStream | KeyFrameStream:
-    return KeyFrameStream(detector.model) if detector.repeat_key_frame else VideoStream(detector.model)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+def _device_name(detector: Detector) -> str:
+    if isinstance(detector.model, OnnxNetwork):
+        return detector.model.device_name
+    if detector.device.type == "cuda":
+        return torch.cuda.get_device_name(detector)
+    return f"{detector.device.type}, {torch.get_num_threads()} threads"
