@@ -15,11 +15,13 @@ from torch import nn
 import vid_predict
 from nets import SSTNet, StreamingForm, VideoStream
 from utils import export_onnx
+from utils.annotations import load_annotations
 from utils.checkpoint import load_network, save_weights
 from utils.cli import UserError, run_command
 from utils.detector import Detections, Detector, cell_boxes, postprocess
 from utils.frames import read_frame, sequence_frames
 from utils.onnx_network import Form, OnnxNetwork, Suppression
+from utils.speed import measure_speed, speed_sample
 from utils.synthetic import PRESETS
 from utils.synthetic_dataset import write_dataset
 
@@ -168,6 +170,18 @@ def test_vid_predict_runs_it(plain, folder, tmp_path):
     ours, theirs = (np.array([[*row["bbox"], row["score"], row["image_id"]] for row in rows]) for rows in results)
     assert len(theirs) > 20
     check_rows(ours, theirs, pixels=0.02, score=2e-3)  # they are written rounded
+
+
+def test_the_evaluation_runs_it_and_times_it(plain, folder):
+    data = folder / "data"
+    annotations = load_annotations(data / "annotations" / "instances_train2017.json", data)
+    ours, theirs = (Detector.from_file(path, min_confidence=0.2) for path in (plain, folder / "three.pth"))
+    results = [detector.detect(annotations, progress=False) for detector in (ours, theirs)]
+    found, expected = (np.array([[*row["bbox"], row["score"], row["image_id"]] for row in rows]) for rows in results)
+    assert len(expected) > 50
+    check_rows(found, expected)
+    speed = measure_speed(ours, speed_sample(annotations, 3))
+    assert speed["device"].startswith("ONNX Runtime, CPUExecutionProvider") and speed["fps_network"] > 0
 
 
 def test_the_loop_of_the_documentation_finds_the_same(streaming, images):
