@@ -48,8 +48,8 @@ class Config:
     """Detect on annotated frames and measure: tables, metrics.json, detections.json, figures, report.html."""
 
     weights: Path | None = None
-    """Weight file: one of this project's checkpoints or a released one (default: the project's own,
-    model_data/sstnet_infrared.pth)."""
+    """Weight file: one of this project's checkpoints, a released one, or an ONNX file of utils.export_onnx (default:
+    the project's own, model_data/sstnet_infrared.pth)."""
     detections: tuple[Path, ...] = ()
     """Evaluate COCO results files instead of a network; several are compared in one table and one figure."""
     names: tuple[str, ...] = ()

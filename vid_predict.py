@@ -21,10 +21,10 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from utils.checkpoint import load_network, weights_or_default
+from utils.checkpoint import weights_or_default
 from utils.cli import UserError, run_command
 from utils.config import choose_device
-from utils.detector import Detections, Detector, coco_results
+from utils.detector import Detections, Detector, coco_results, open_network
 from utils.drawing import Annotator
 from utils.evaluation_report import write_json
 from utils.overlay import Trails, Truth, judge, match_frame
@@ -44,8 +44,8 @@ class Config:
     source: str
     """Image, folder of frames, glob of images (in quotes) or video."""
     weights: Path | None = None
-    """Weight file: one of this project's checkpoints or a released one (default: the project's own,
-    model_data/sstnet_infrared.pth)."""
+    """Weight file: one of this project's checkpoints, a released one, or an ONNX file of utils.export_onnx (default:
+    the project's own, model_data/sstnet_infrared.pth)."""
     output: Path = Path("predictions")
     """Folder for what is written."""
     confidence: float | None = None
@@ -122,7 +122,7 @@ def main(config: Config) -> None:
 def make_detector(config: Config) -> Detector:
     """The detector of the weights, with the confidence that they recommend where none is given."""
     device = choose_device(config.device)
-    network = load_network(weights_or_default(config.weights), device)
+    network = open_network(weights_or_default(config.weights), device)
     confidence = config.confidence
     if confidence is None:
         confidence = CONFIDENCE if network.confidence is None else network.confidence

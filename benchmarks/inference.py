@@ -2,6 +2,8 @@
 
 python -m benchmarks.inference            # 512 x 512
 python -m benchmarks.inference --quick    # its shape, in seconds
+
+ONNX Runtime takes part on a CPU where requirements-export.txt is installed; exporting takes half a minute.
 """
 
 from __future__ import annotations
@@ -10,14 +12,20 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Times, Work, count_gflop, describe_machine, interleave, matrix_product, ratios
+from benchmarks.timing import Times, Work, describe_machine, interleave, matrix_product, ratios
 from nets import SSTNet, inference_form
 from utils.cli import run_command
 from utils.config import choose_device
+from utils.flops import count_gflop
+from utils.onnx_graph import build_graph
+from utils.onnx_network import Form, OnnxNetwork
 
 
 @dataclass
@@ -90,7 +98,22 @@ def ways_of(model: SSTNet, frames: Tensor, config: Config) -> dict[str, Work]:
     return ways
 
 
-@torch.inference_mode()
+def onnx_ways(model: SSTNet, frames: Tensor) -> dict[str, Work]:
+    """The same by ONNX Runtime: a file of clips, and a file of one frame and its cache."""
+    size = (frames.shape[-2], frames.shape[-1])
+    files = {}
+    for form in (Form(), Form(streaming=True)):
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "model.onnx")
+            path.write_bytes(build_graph(model, ("target",), size, form).SerializeToString())
+            files[form.streaming] = OnnxNetwork(path)
+    clips = [clip[None].contiguous().numpy() for clip in clips_of(frames, model.num_frames)]
+    return {
+        "clip by clip, ONNX": lambda: [files[False].run([clip]) for clip in clips],
+        "video, ONNX": lambda: files[True].stream().push(frames),
+    }
+
+
 def main(config: Config) -> None:
     """Time all ways and print them."""
     if config.quick:
@@ -99,9 +122,12 @@ def main(config: Config) -> None:
     torch.manual_seed(0)
     model = SSTNet(width=config.width, num_slices=1, num_layers=1).to(device).eval()
     frames = torch.randn(config.frames, 3, *config.input_size, device=device)
-    ways = ways_of(model, frames, config)
+    with torch.inference_mode():
+        ways = ways_of(model, frames, config)
+    if device.type == "cpu" and all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+        ways |= onnx_ways(model, frames)
     product, product_gflop = matrix_product(device, side=256 if config.quick else 2048)
-    with tensor_cores(False):
+    with torch.inference_mode(), tensor_cores(False):
         times = interleave({**ways, "matrix product": product}, config.rounds)
 
     meta = copy.deepcopy(model).to("meta")
@@ -121,7 +147,11 @@ def main(config: Config) -> None:
         ("clip by clip", "video"),
         ("video, all frames at once", "video"),
         ("video", "video, bf16"),
+        ("clip by clip, ONNX", "clip by clip"),
+        ("video, ONNX", "video"),
     ):
+        if slow not in ways:
+            continue
         print(f"{slow} / {fast}: {ratios(times[slow], times[fast])}")
 
 

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 Work = Callable[[], object]
 
@@ -76,13 +74,6 @@ def matrix_product(device: torch.device, dtype: torch.dtype = torch.float32, sid
     """A large matrix product, the fastest thing that a machine does, and its GFLOP."""
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
     return lambda: torch.mm(a, b), 2 * side**3 / 1e9
-
-
-def count_gflop(model: nn.Module, work: Callable[[nn.Module], object]) -> float:
-    """GFLOP (2 x multiply-accumulate) of matrix products and convolutions in `work(model)`."""
-    with FlopCounterMode(display=False) as counter:
-        work(model)
-    return counter.get_total_flops() / 1e9
 
 
 def describe_machine(device: torch.device) -> str:

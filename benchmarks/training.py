@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Work, count_gflop, describe_machine, interleave, matrix_product
+from benchmarks.timing import Work, describe_machine, interleave, matrix_product
 from nets import SSTNet, YOLOXLoss
 from utils.cli import run_command
 from utils.config import PRESETS, choose_device
 from utils.ema import EMA
+from utils.flops import count_gflop
 from utils.optimizer import build_optimizer
 
 MIB = 2**20

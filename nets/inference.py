@@ -1,11 +1,14 @@
-"""The form of a network that only infers: BatchNorm folded into convolutions, channels last, no motion branch."""
+"""Forms of a network that only infers: BatchNorm folded into convolutions, channels last, no motion branch.
+
+Shapes: B clips or streams, T frames, K classes, C feature channels, h x w = H/8 x W/8 cells.
+"""
 
 from __future__ import annotations
 
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nets.darknet import BaseConv
 from nets.sstnet import SSTNet
@@ -38,3 +41,43 @@ def _fold(block: BaseConv) -> None:
     conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
     conv.bias = nn.Parameter(bn.bias - bn.running_mean * scale, requires_grad=False)
     block.bn = nn.Identity()
+
+
+class StreamingForm(nn.Module):
+    """One step of `VideoStream` as a function: its cache goes in and comes out, nothing is remembered inside.
+
+    For export. The B frames of a step belong to B streams that know nothing of one another. The cache holds, for the
+    last T - 1 frames, oldest first, the features (B, T - 1, C, h, w) and the reference halves (B, T - 1, 2C, h, w).
+    """
+
+    def __init__(self, model: SSTNet):
+        super().__init__()
+        self.model = inference_form(model)
+        self.eval()
+
+    def forward(
+        self, frames: Tensor, first: Tensor, features: Tensor, halves: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames (B, 3, H, W) and the cache -> outputs (B, 5 + K, h, w) and the cache for the next frames.
+
+        first: (B,) bool, whether a frame is the first of its sequence. It then stands for the frames before it too,
+        and what the cache holds for this stream, which must have the right shape, is not used.
+        """
+        key = self.model.extract(frames)
+        key_half = self.model.neck.reference_half(key)
+        restart = first.reshape(-1, 1, 1, 1, 1)
+        features = torch.where(restart, key.unsqueeze(1), features)
+        halves = torch.where(restart, key_half.unsqueeze(1), halves)
+        output = self.model.detect([*features.unbind(1), key], halves.unbind(1))
+        following = torch.cat([features, key.unsqueeze(1)], dim=1)[:, 1:]
+        following_halves = torch.cat([halves, key_half.unsqueeze(1)], dim=1)[:, 1:]
+        return output, following, following_halves
+
+    def empty_cache(self, streams: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Zeros of the cache's shapes for frames of `size` (H, W): something to give with first frames."""
+        references, channels = self.model.num_frames - 1, self.model.extractor.out_channels
+        cells = (size[0] // self.model.stride, size[1] // self.model.stride)
+        weight = self.model.neck.pair_weights  # of the network's device and type
+        shapes = ((streams, references, c, *cells) for c in (channels, 2 * channels))
+        features, halves = (weight.new_zeros(shape) for shape in shapes)
+        return features, halves

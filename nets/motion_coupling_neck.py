@@ -64,7 +64,8 @@ class MotionCouplingNeck(nn.Module):
         if len(features) != self.num_frames:
             raise ValueError(f"the neck was built for {self.num_frames} frames, not {len(features)}")
         if reference_halves is None:
-            reference_halves = self.reference_half(torch.cat(references)).chunk(len(references))
+            halves = self.reference_half(torch.cat(references))
+            reference_halves = halves.unflatten(0, (len(references), -1)).unbind(0)
         gated = key if self.conv_ref is None else self.conv_ref(torch.cat(references, dim=1)) * key  # R f_T
         key_path = self.conv_cr_mix(torch.cat([self.conv_cur(gated), key], dim=1))  # K
         pairs = self.pair_sum(reference_halves, self.key_half(key))
@@ -77,5 +78,5 @@ class MotionCouplingNeck(nn.Module):
         if self.training:  # each pair is a BatchNorm batch of its own
             pairs = [second(first.normalise(pair)) for pair in sums]
         else:
-            pairs = second(first.normalise(torch.cat(sums))).chunk(len(sums))
+            pairs = second(first.normalise(torch.cat(sums))).unflatten(0, (len(sums), -1)).unbind(0)
         return sum(weight * pair for weight, pair in zip(self.pair_weights, pairs, strict=True))

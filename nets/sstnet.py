@@ -80,7 +80,7 @@ class SSTNet(nn.Module):
             raise ValueError(f"the network was built for clips of {self.num_frames} frames, not {clips.shape[2]}")
         if not self.training:
             frames = clips.transpose(1, 2)  # (B, T, 3, H, W)
-            features = self.extract(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+            features = self.extract(frames.flatten(0, 1)).unflatten(0, (-1, self.num_frames))
             return self.detect(features.unbind(1))
         # Each frame position is a BatchNorm batch of its own, in clip order.
         extract = partial(checkpointed, self.extractor) if "extractor" in self.recompute else self.extractor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -48,3 +49,6 @@ def test_quick_forms_print_their_tables(module, lines, capsys):
     printed = capsys.readouterr().out
     for line in lines:
         assert re.search(line, printed, re.MULTILINE), (line, printed)
+    if module is inference:
+        exporters = all(map(find_spec, ("onnx", "onnxscript", "onnxruntime")))
+        assert bool(re.search(r"^video, ONNX / video: [\d.]+ x", printed, re.MULTILINE)) == exporters

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,12 +30,23 @@ from utils.cli import UserError
 from utils.clips import normalise_frames
 from utils.frames import read_frame, read_image_size, sequence_frames, split_runs
 from utils.letterbox import Letterbox, input_between
+from utils.onnx_network import OnnxNetwork
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 STRIDE = 8  # of the network's one output level
 READERS = 4  # threads that read and letterbox frames ahead of the network
+
+
+class Stream(Protocol):
+    """A network that consecutive frames are pushed through."""
+
+    def reset(self) -> None:
+        """The next frame is the first of a sequence."""
+
+    def push(self, frames: Tensor) -> Tensor:
+        """Frames (N, 3, H, W) -> head outputs (N, 5+K, H/8, W/8), or their decoded boxes (N, n, 6)."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +61,34 @@ class Detections:
         return len(self.scores)
 
 
-def postprocess(
-    output: Tensor, min_confidence: float = 0.001, nms: float = 0.65, max_detections: int = 100
-) -> list[Tensor]:
-    """Head output (B, 5+K, h, w) -> per image (n, 6): x1, y1, x2, y2 in input pixels, score, class.
+def cell_boxes(output: Tensor) -> Tensor:
+    """Head output (B, 5+K, h, w) -> every cell's box (B, h*w, 6): x1, y1, x2, y2 in input pixels, score, class.
 
-    Best first. The published protocol: score = objectness x best class, then non-maximum suppression
-    class by class.
+    The published protocol: score = objectness x best class.
     """
     predictions = decode_output(output, STRIDE)  # (B, h*w, 5+K)
     boxes = box_convert(predictions[..., :4], "cxcywh", "xyxy")
     class_scores, classes = predictions[..., 5:].sigmoid().max(dim=-1)
     scores = predictions[..., 4].sigmoid() * class_scores
+    return torch.cat([boxes, scores.unsqueeze(-1), classes.unsqueeze(-1).to(boxes.dtype)], dim=-1)
+
+
+def postprocess(
+    output: Tensor, min_confidence: float = 0.001, nms: float = 0.65, max_detections: int = 100
+) -> list[Tensor]:
+    """Head output (B, 5+K, h, w), or its `cell_boxes` (B, N, 6), -> per image the rows (n, 6) to keep, best first.
+
+    The published protocol: a least score, then non-maximum suppression class by class.
+    """
+    rows = output if output.dim() == 3 else cell_boxes(output)
     # exp(w) of a network that has not learned may overflow; such a box would poison the IoUs of all others.
-    candidates = (scores >= min_confidence) & boxes.isfinite().all(dim=-1)
+    candidates = (rows[..., 4] >= min_confidence) & rows[..., :4].isfinite().all(dim=-1)
     results = []
     # Image by image: one call for all would shift the boxes apart and round them, so that an image's result
     # would depend on the batch it came in.
-    for image, found in enumerate(candidates):
-        box, score, label = boxes[image, found], scores[image, found], classes[image, found]
-        keep = batched_nms(box, score, label, nms)[:max_detections]
-        results.append(torch.cat([box[keep], score[keep, None], label[keep, None].to(box.dtype)], dim=1))
+    for image, found in zip(rows, candidates, strict=True):
+        kept = image[found]
+        results.append(kept[batched_nms(kept[:, :4], kept[:, 4], kept[:, 5].long(), nms)[:max_detections]])
     return results
 
 
@@ -139,6 +157,14 @@ def plan_blocks(
                 yield Block(run[start:stop], records[start:stop], letterbox_of(read_image_size(run[start])))
 
 
+def open_network(weights: str | Path, device: str | torch.device = "cpu") -> LoadedNetwork:
+    """The network of a checkpoint, or of an ONNX file."""
+    if Path(weights).suffix.lower() == ".onnx":
+        onnx = OnnxNetwork(weights, device)
+        return LoadedNetwork(onnx, onnx.class_names, onnx.input_size)
+    return load_network(weights, device)
+
+
 class Detector:
     """A network, in its inference form, with its input size and protocol.
 
@@ -150,7 +176,7 @@ class Detector:
 
     def __init__(
         self,
-        model: SSTNet,
+        model: SSTNet | OnnxNetwork,
         class_names: tuple[str, ...],
         input_size: tuple[int, int],
         device: str | torch.device = "cpu",
@@ -164,8 +190,13 @@ class Detector:
     ) -> None:
         if any(side <= 0 or side % 32 for side in input_size):
             raise UserError(f"input size {input_size[0]} x {input_size[1]}: both sides must be multiples of 32")
-        self.device = torch.device(device)
-        self.model = inference_form(model).to(self.device)
+        # What goes into ONNX Runtime and comes out of it is in the memory of the CPU, wherever it computes.
+        self.device = torch.device("cpu" if isinstance(model, OnnxNetwork) else device)
+        if isinstance(model, OnnxNetwork):
+            model.check_protocol(nms, min_confidence, max_detections)
+            self.model = model
+        else:
+            self.model = inference_form(model).to(self.device)
         self.class_names = tuple(class_names)
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.resize = resize
@@ -186,8 +217,8 @@ class Detector:
         input_size: tuple[int, int] | None = None,
         **protocol: object,
     ) -> Detector:
-        """The network of a checkpoint; the input size is what the checkpoint says of it unless given."""
-        return cls.of(load_network(weights, device), device, input_size, **protocol)
+        """The network of a file that `open_network` reads; the input size is what the file says of it unless given."""
+        return cls.of(open_network(weights, device), device, input_size, **protocol)
 
     @classmethod
     def of(
@@ -223,7 +254,7 @@ class Detector:
         if first is None:
             return
         letterbox = self.letterbox(first.shape)
-        network = self._network()
+        network = self.network()
         numbered = enumerate(chain([first], frames))
         inputs = _map_ahead(partial(_fit_frame, letterbox=letterbox), numbered, depth=self.read_ahead)
         for chunk in _chunks(inputs, self.together(letterbox)):
@@ -232,6 +263,8 @@ class Detector:
     def raw_outputs(self, annotations: Annotations) -> Iterator[tuple[int, Tensor, Letterbox]]:
         """Yield (record index, head output (5+K, h, w), letterbox) for every annotated frame.
 
+        (An ONNX file that decodes gives its boxes (n, 6) instead.)
+
         Each frame that an annotated clip needs is read and extracted once; other frames are left alone.
         Records come folder by folder in temporal order, which need not be the order of the annotations.
         """
@@ -239,7 +272,7 @@ class Detector:
         blocks = plan_blocks(annotations, num_frames, self.letterbox)
         frames = ((block, position) for block in blocks for position in range(len(block.paths)))
         inputs = _map_ahead(_read_block_frame, frames, depth=2 * self.read_ahead)
-        network = self._network()
+        network = self.network()
         for block, members in groupby(inputs, key=itemgetter(0)):
             network.reset()
             for chunk in _chunks(members, self.together(block.letterbox)):
@@ -265,7 +298,7 @@ class Detector:
         return results
 
     def to_detections(self, outputs: Tensor, letterbox: Letterbox) -> list[Detections]:
-        """Head outputs (N, 5+K, h, w) -> detections in image pixels."""
+        """Head outputs (N, 5+K, h, w), or their decoded boxes (N, n, 6), -> detections in image pixels."""
         found = []
         for rows in postprocess(outputs, self.min_confidence, self.nms, self.max_detections):
             rows = rows.cpu().numpy()
@@ -273,11 +306,14 @@ class Detector:
             found.append(Detections(boxes, rows[:, 4], rows[:, 5].astype(np.int64)))
         return found
 
-    def _network(self) -> VideoStream | KeyFrameStream:
+    def network(self) -> Stream:
+        """The network at the beginning of a sequence."""
+        if isinstance(self.model, OnnxNetwork):
+            return self.model.stream(self.repeat_key_frame)
         return KeyFrameStream(self.model) if self.repeat_key_frame else VideoStream(self.model)
 
-    def _push(self, network: VideoStream | KeyFrameStream, frames: list[np.ndarray]) -> Tensor:
-        """Letterboxed grey frames, N of (H, W) uint8 -> head outputs (N, 5+K, H/8, W/8)."""
+    def _push(self, network: Stream, frames: list[np.ndarray]) -> Tensor:
+        """Letterboxed grey frames, N of (H, W) uint8 -> what `to_detections` takes."""
         with torch.inference_mode():
             grey = torch.from_numpy(np.stack(frames)).to(self.device, non_blocking=True)  # (N, H, W)
             return network.push(normalise_frames(grey))

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nets import VideoStream
 from utils.annotations import Annotations
 from utils.clips import normalise_frames
-from utils.detector import Detector, KeyFrameStream
-from utils.frames import read_frame, read_image_size, sequence_frames, split_runs
+from utils.detector import Detector
+from utils.frames import read_frame, sequence_frames, split_runs
 from utils.letterbox import Letterbox
+from utils.onnx_network import OnnxNetwork
 
 SECONDS = 5.0  # wanted for each of the measurements, so that a slow machine is not kept busy for minutes
 
@@ -38,34 +38,43 @@ def speed_sample(annotations: Annotations, count: int) -> list[Path]:
 
 
 def measure_speed(detector: Detector, paths: Sequence[Path]) -> dict[str, float | int | str]:
-    """Speed of a detector on consecutive frames of one sequence.
+    """Speed of a detector on consecutive frames of one sequence, in files.
+
+    What `measure_in_memory` gives, and `fps_with_reading`: reading and decoding too (from the operating system's
+    cache, as the frames have just been read).
+    """
+    images = [read_frame(paths[0])]
+    images += map(read_frame, paths[1 : 2 * detector.together(detector.letterbox(images[0].shape))])
+    count = min(max(int(SECONDS / warm_up(detector, images) * len(images)), len(images)), len(paths))
+    paths = paths[:count]
+    measured = measure_in_memory(detector, [read_frame(path) for path in paths])
+    reading = _seconds(detector, lambda: _consume(detector.stream(map(read_frame, paths))))
+    return measured | {"fps_with_reading": count / reading}
+
+
+def warm_up(detector: Detector, images: Sequence[np.ndarray]) -> float:
+    """Run twice over grey frames (h, w), for memory, caches and choice of kernels; seconds of the second time."""
+    _consume(detector.stream(images))
+    return _seconds(detector, lambda: _consume(detector.stream(images)))
+
+
+def measure_in_memory(detector: Detector, images: Sequence[np.ndarray]) -> dict[str, float | int | str]:
+    """Speed of a warm detector on consecutive grey frames (h, w) of one size.
 
     `fps_network`: frames of the input size in device memory through the network, `chunk` at a time;
-    `fps_without_reading`: letterbox, network and NMS on frames in memory; `fps_with_reading`: reading and
-    decoding too (from the operating system's cache, as the frames have just been read);
-    `latency_ms`: median time from one new frame in memory to its boxes, frame by frame.
+    `fps_without_reading`: letterbox, network and NMS; `latency_ms`: median time from one new frame in memory to its
+    boxes, frame by frame.
     """
-    letterbox = detector.letterbox(read_image_size(paths[0]))
+    letterbox, count = detector.letterbox(images[0].shape), len(images)
     chunk = detector.together(letterbox)
-    images = [read_frame(path) for path in paths[: 2 * chunk]]
-    _consume(detector.stream(images))  # warm-up: memory, caches, choice of kernels
-    seconds = _seconds(detector, lambda: _consume(detector.stream(images)))
-    count = min(max(int(SECONDS / seconds * len(images)), len(images)), len(paths))
-    paths = paths[:count]
-    images = [read_frame(path) for path in paths]
     frames = torch.from_numpy(np.stack([letterbox.image(image) for image in images])).to(detector.device)
-
-    def rate(work: Callable[[], None]) -> float:
-        return count / _seconds(detector, work)
-
     return {
-        "device": _device_name(detector.device),
+        "device": _device_name(detector),
         "input_size": f"{letterbox.input_size[0]} x {letterbox.input_size[1]}",
         "frames_timed": count,
         "chunk": chunk,
-        "fps_network": rate(lambda: _run_network(detector, frames, chunk)),
-        "fps_without_reading": rate(lambda: _consume(detector.stream(images))),
-        "fps_with_reading": rate(lambda: _consume(detector.stream(map(read_frame, paths)))),
+        "fps_network": count / _seconds(detector, lambda: _run_network(detector, frames, chunk)),
+        "fps_without_reading": count / _seconds(detector, lambda: _consume(detector.stream(images))),
         "latency_ms": 1000 * _latency(detector, images, letterbox),
     }
 
@@ -91,7 +100,7 @@ def _consume(items: Iterable) -> None:
 
 @torch.inference_mode()
 def _run_network(detector: Detector, frames: torch.Tensor, chunk: int) -> None:
-    network = _stream(detector)
+    network = detector.network()
     for part in frames.split(chunk):
         network.push(normalise_frames(part))
 
@@ -99,7 +108,7 @@ def _run_network(detector: Detector, frames: torch.Tensor, chunk: int) -> None:
 @torch.inference_mode()
 def _latency(detector: Detector, images: Sequence[np.ndarray], letterbox: Letterbox, repeats: int = 20) -> float:
     """Median seconds from one frame in memory to its boxes, in a stream whose earlier frames are known."""
-    network = _stream(detector)
+    network = detector.network()
 
     def one(image: np.ndarray) -> None:
         frame = torch.from_numpy(letterbox.image(image)[None]).to(detector.device)
@@ -110,11 +119,9 @@ def _latency(detector: Detector, images: Sequence[np.ndarray], letterbox: Letter
     return float(np.median(times[known:] or times))
 
 
-def _stream(detector: Detector) -> VideoStream | KeyFrameStream:
-    return KeyFrameStream(detector.model) if detector.repeat_key_frame else VideoStream(detector.model)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+def _device_name(detector: Detector) -> str:
+    if isinstance(detector.model, OnnxNetwork):
+        return detector.model.device_name
+    if detector.device.type == "cuda":
+        return torch.cuda.get_device_name(detector.device)
+    return f"{detector.device.type}, {torch.get_num_threads()} threads"

@@ -1,0 +1,308 @@
+"""ONNX files: what ONNX Runtime gives is what PyTorch gives, in every form, through the commands too."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import vid_predict
+from nets import SSTNet, StreamingForm, VideoStream
+from utils import export_onnx
+from utils.annotations import load_annotations
+from utils.checkpoint import load_network, save_weights
+from utils.cli import UserError, run_command
+from utils.detector import Detections, Detector, cell_boxes, postprocess
+from utils.frames import read_frame, sequence_frames
+from utils.onnx_network import Form, OnnxNetwork, Suppression
+from utils.speed import measure_speed, speed_sample
+from utils.synthetic import PRESETS
+from utils.synthetic_dataset import write_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = (64, 96)
+
+
+def small_network(num_frames: int, num_classes: int = 1) -> SSTNet:
+    """Random weights, and BatchNorms that do something, so that all outputs differ."""
+    torch.manual_seed(num_frames)
+    model = SSTNet(num_classes, num_frames, num_slices=0, depth=0.1, width=0.0625)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.running_mean, 0, 0.3)
+    return model.eval()
+
+
+def run(main, config, *argv: object) -> int:
+    """A command in this process; its exit status."""
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, config, [str(word) for word in argv])
+    return stop.value.code
+
+
+def sequence_of(folder: Path) -> Path:
+    """The folder of the 50 frames."""
+    (sequence,) = (folder / "data" / "images" / "train").iterdir()
+    return sequence
+
+
+def export(weights: Path, output: Path, *flags: object) -> Path:
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    assert run(export_onnx.main, export_onnx.Config, "--weights", weights, "--output", output, *flags) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Weights of two networks, and a folder of frames."""
+    folder = tmp_path_factory.mktemp("export")
+    save_weights(folder / "three.pth", small_network(3), ("target",), SIZE)
+    save_weights(folder / "five.pth", small_network(5, num_classes=2), ("plane", "bird"), SIZE)
+    write_dataset(folder / "data", PRESETS["easy"], seed=1, sequences=(1, 0), frames=50, frame_size=SIZE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(folder) -> Path:
+    """Clips of 3 frames in, raw output out."""
+    return export(folder / "three.pth", folder / "plain.onnx")
+
+
+@pytest.fixture(scope="module")
+def streaming(folder) -> Path:
+    """A frame and the cache of 5 in, detections of two classes out."""
+    return export(folder / "five.pth", folder / "streaming.onnx", "--streaming", "--nms", 0.5, "--min-confidence", 0.1)
+
+
+@pytest.fixture
+def images(folder) -> list[np.ndarray]:
+    """50 consecutive grey frames."""
+    return [read_frame(path) for path in sequence_frames(sequence_of(folder))]
+
+
+def test_a_step_of_the_streaming_form_is_a_step_of_the_stream():
+    model = small_network(4)
+    form = StreamingForm(model)
+    frames = torch.randn(50, 2, 3, 32, 64)  # two streams; the second begins anew at frame 20
+    cache = tuple(torch.full_like(part, torch.nan) for part in form.empty_cache(2, (32, 64)))
+    found = []
+    with torch.no_grad():
+        for number, pair in enumerate(frames):
+            output, *cache = form(pair, torch.tensor([number == 0, number in (0, 20)]), *cache)
+            found.append(output)
+    found = torch.stack(found)
+    second = torch.cat([model.forward_video(part) for part in frames[:, 1].split([20, 30])])
+    for expected, outputs in ((model.forward_video(frames[:, 0]), found[:, 0]), (second, found[:, 1])):
+        torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_the_streaming_form_of_a_clip_of_two():
+    model = small_network(2)
+    form, stream = StreamingForm(model), VideoStream(model)
+    cache = form.empty_cache(1, (32, 32))
+    for number, frame in enumerate(torch.randn(3, 1, 3, 32, 32)):
+        output, *cache = form(frame, torch.tensor([number == 0]), *cache)
+        torch.testing.assert_close(output, stream.push(frame), rtol=1e-4, atol=1e-5)
+
+
+def test_any_batch_and_size_through_the_plain_file(plain):
+    model = load_network(plain.with_name("three.pth")).model
+    file = OnnxNetwork(plain)
+    for shape in ((1, 3, 3, 32, 32), (4, 3, 3, 96, 64)):
+        clips = torch.randn(shape)
+        (found,) = file.run([clips.numpy()])
+        with torch.no_grad():
+            expected = model(clips).numpy()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("repeat", [False, True], ids=["clips", "key frame repeated"])
+def test_the_detector_finds_the_same_in_50_frames(plain, images, repeat):
+    protocol = {"min_confidence": 0.2, "repeat_key_frame": repeat, "chunk": 7}
+    check_detector(plain, plain.with_name("three.pth"), images, protocol)
+
+
+@pytest.mark.parametrize("repeat", [False, True], ids=["clips", "key frame repeated"])
+def test_the_detector_finds_the_same_in_50_frames_streamed(streaming, images, repeat):
+    protocol = {"min_confidence": 0.2, "nms": 0.5, "repeat_key_frame": repeat}
+    check_detector(streaming, streaming.with_name("five.pth"), images, protocol)
+
+
+def check_detector(file: Path, weights: Path, images: list[np.ndarray], protocol: dict) -> None:
+    """The same detections from the file as from the weights it was made of, twice: a stream starts afresh."""
+    detector = Detector.from_file(file, **protocol)
+    expected = list(Detector.from_file(weights, **protocol).stream(images))
+    assert sum(map(len, expected)) > 50
+    for _ in range(2):
+        for ours, theirs in zip(detector.stream(images), expected, strict=True):
+            check_rows(rows_of(ours), rows_of(theirs))
+
+
+def rows_of(found: Detections) -> np.ndarray:
+    """x1, y1, x2, y2, score, class of each detection."""
+    return np.column_stack([found.boxes, found.scores, found.classes])
+
+
+def check_rows(ours: np.ndarray, theirs: np.ndarray, pixels: float = 0.01, score: float = 1e-4) -> None:
+    """The same rows (four of the box, score, an integer), but for rounding, which may exchange two of equal score."""
+    assert len(ours) == len(theirs)
+    distance = (np.abs(ours[:, None] - theirs) / [pixels, pixels, pixels, pixels, score, 1e-4]).max(-1)  # in tolerances
+    assert not len(ours) or distance.min(0).max() < 1
+    assert sorted(distance.argmin(0)) == list(range(len(ours)))
+
+
+def test_vid_predict_runs_it(plain, folder, tmp_path):
+    results = []
+    for weights in (plain, folder / "three.pth"):
+        arguments = ("--weights", weights, "--source", sequence_of(folder), "--output", tmp_path / weights.name)
+        assert run(vid_predict.main, vid_predict.Config, *arguments, "--confidence", 0.2, "--device", "cpu") == 0
+        results.append(json.loads((tmp_path / weights.name / "detections.json").read_text()))
+    ours, theirs = (np.array([[*row["bbox"], row["score"], row["image_id"]] for row in rows]) for rows in results)
+    assert len(theirs) > 20
+    check_rows(ours, theirs, pixels=0.02, score=2e-3)  # they are written rounded
+
+
+def test_the_evaluation_runs_it_and_times_it(plain, folder):
+    data = folder / "data"
+    annotations = load_annotations(data / "annotations" / "instances_train2017.json", data)
+    ours, theirs = (Detector.from_file(path, min_confidence=0.2) for path in (plain, folder / "three.pth"))
+    results = [detector.detect(annotations, progress=False) for detector in (ours, theirs)]
+    found, expected = (np.array([[*row["bbox"], row["score"], row["image_id"]] for row in rows]) for rows in results)
+    assert len(expected) > 50
+    check_rows(found, expected)
+    speed = measure_speed(ours, speed_sample(annotations, 3))
+    assert speed["device"].startswith("ONNX Runtime, CPUExecutionProvider") and speed["fps_network"] > 0
+
+
+def test_the_loop_of_the_documentation_finds_the_same(streaming, images):
+    """The Python block of docs/export.md, run as it stands."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    assert set(re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE)) == {"json", "numpy", "onnxruntime"}
+    namespace: dict = {}
+    exec(block, namespace)
+    found = list(namespace["detect"](str(streaming), images))
+    detector = Detector.from_file(streaming.with_name("five.pth"), nms=0.5, min_confidence=0.1)
+    for rows, expected in zip(found, detector.stream(images), strict=True):
+        rows[:, :4] = rows[:, :4].clip(0, [SIZE[1], SIZE[0]] * 2)  # to the image, as the detector does
+        check_rows(rows, rows_of(expected))
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_the_suppression_inside_is_the_protocols(num_classes):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    from utils.onnx_graph import suppression_graph
+
+    rng = np.random.default_rng(num_classes)
+    corner = rng.uniform(0, 60, (3, 400, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(4, 24, (3, 400, 2))], axis=-1)
+    scores, classes = rng.uniform(0, 1, (3, 400, 1)), rng.integers(num_classes, size=(3, 400, 1))
+    rows = np.concatenate([boxes, scores, classes], axis=-1).astype(np.float32)
+    rows[0, 0, 2] = np.inf  # a box that overflowed, as the best
+    rows[0, 0, 4] = 1
+    rows[0, 1, 4] = np.float32(0.3)  # just enough
+    rows[1, :, 4] = 0.2  # nothing in this image
+    for iou, count in ((0.65, 100), (0.3, 20), (0.7, 500)):
+        suppression = Suppression(iou, 0.3, count)
+        model = suppression_graph(suppression, num_classes).SerializeToString()
+        (found,) = runtime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"candidates": rows})
+        assert found.shape == (3, count, 6)
+        for ours, expected in zip(found, postprocess(torch.from_numpy(rows), 0.3, iou, count), strict=True):
+            np.testing.assert_array_equal(ours[: len(expected)], expected.numpy())
+            assert not ours[len(expected) :].any()
+        assert found[0, :, 4].any() and not found[1].any()
+
+
+def test_what_the_file_has_dropped_cannot_be_asked_for(streaming):
+    for flags in ({"nms": 0.65}, {"nms": 0.5, "min_confidence": 0.05}, {"nms": 0.5, "max_detections": 101}):
+        with pytest.raises(UserError, match="export without --nms"):
+            Detector.from_file(streaming, **{"min_confidence": 0.1, **flags})
+
+
+def test_a_file_that_computes_something_else_is_not_written(plain, folder, tmp_path, monkeypatch, capsys):
+    """The graph of one network against the weights of another: an error, and the older file untouched."""
+    onnx = pytest.importorskip("onnx")
+    other = small_network(3)
+    nn.init.normal_(other.head.obj_preds[0].weight)
+    save_weights(tmp_path / "other.pth", other, ("target",), SIZE)
+    monkeypatch.setattr(export_onnx, "build_graph", lambda *_: onnx.load(plain))
+    (tmp_path / "model.onnx").write_text("older")
+    flags = ("--weights", tmp_path / "other.pth", "--output", tmp_path / "model.onnx")
+    assert run(export_onnx.main, export_onnx.Config, *flags) == 2
+    assert re.fullmatch(r"error: no file written: at 1 x 64 x 96 .* outputs differ .*\n", capsys.readouterr().err)
+    assert {path.name for path in tmp_path.iterdir()} == {"other.pth", "model.onnx"}
+    assert (tmp_path / "model.onnx").read_text() == "older"
+
+
+def test_differences_of_decoded_boxes_are_seen():
+    torch.manual_seed(0)
+    raw = torch.randn(2, 8, 4, 4)
+    form = Form(decode=True)
+    assert max(export_onnx._differences(cell_boxes(raw), raw, form)[0].values()) == 0
+    changes = ((2, "boxes", 1.0), (1, "boxes", torch.nan), (4, "scores", 0.01), (5, "classes", None))
+    for column, name, change in changes:
+        wrong = cell_boxes(raw)
+        wrong[1, 7, column] = (wrong[1, 7, column] + 1) % 3 if change is None else wrong[1, 7, column] + change
+        differences, words = export_onnx._differences(wrong, raw, form)
+        assert [kind for kind, value in differences.items() if value > export_onnx.LIMIT] == [name] and name in words
+
+
+def test_differences_of_detections_are_seen():
+    torch.manual_seed(0)
+    raw = 3 * torch.randn(2, 6, 8, 8)
+    inside = Suppression(0.65, 0.001, 40)
+    kept = postprocess(raw, inside.min_confidence, inside.nms, inside.max_detections)
+    found = torch.stack([torch.cat([rows, torch.zeros(40 - len(rows), 6)]) for rows in kept])
+    form = Form(decode=True, suppression=inside)
+    assert export_onnx._differences(found, raw, form)[0] == {"detections": 0}
+    found[:, :5, 0] += 1
+    assert export_onnx._differences(found, raw, form)[0]["detections"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--output", "model.pt"), "ends in .onnx"),
+        (("--min-confidence", 0.1), "--min-confidence is for --nms"),
+        (("--nms", 1.5), "--nms 1.5 is not between 0 and 1"),
+        (("--nms", 0.5, "--min-confidence", 0), "not above 0"),
+        (("--nms", 0.5, "--max-detections", 0), "less than 1"),
+    ],
+)
+def test_flags_that_make_no_sense(folder, tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    assert run(export_onnx.main, export_onnx.Config, "--weights", folder / "three.pth", *flags) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_without_the_extras_a_line_says_what_to_install(folder, tmp_path, monkeypatch, capsys):
+    for package in ("onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, package, None)
+    flags = ("--weights", folder / "three.pth", "--output", tmp_path / "model.onnx")
+    assert run(export_onnx.main, export_onnx.Config, *flags) == 2
+    assert re.fullmatch(r"error: .*onnxscript.*pip install -r requirements-export.txt\n", capsys.readouterr().err)
+    flags = ("--weights", tmp_path / "model.onnx", "--source", sequence_of(folder))
+    assert run(vid_predict.main, vid_predict.Config, *flags, "--output", tmp_path) == 2
+    assert re.fullmatch(r"error: .*onnxruntime.*pip install -r requirements-export.txt\n", capsys.readouterr().err)
+
+
+def test_files_that_are_no_networks_of_ours(tmp_path):
+    pytest.importorskip("onnxruntime")
+    onnx, parser = pytest.importorskip("onnx"), pytest.importorskip("onnx.parser")
+    (tmp_path / "damaged.onnx").write_bytes(b"no protobuf")
+    text = '<ir_version: 8, opset_import: ["" : 18]> other (float[n] x) => (float[n] y) { y = Abs (x) }'
+    onnx.save(parser.parse_model(text), tmp_path / "other.onnx")
+    for name, message in (("missing", "no such file"), ("damaged", "a damaged one"), ("other", "its format is None")):
+        with pytest.raises(UserError, match=message):
+            OnnxNetwork(tmp_path / f"{name}.onnx")

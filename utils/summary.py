@@ -1,0 +1,157 @@
+"""Parameters, counted work and measured speed of a network, by part, beside the published figures.
+
+python -m utils.summary                       # the paper's network, untrained
+python -m utils.summary --weights W --device cuda
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from nets import SSTNet
+from utils.checkpoint import LoadedNetwork, load_network
+from utils.cli import UserError, run_command
+from utils.config import PRESETS, choose_device
+from utils.detector import Detector
+from utils.flops import count_as_written, count_clip, count_training, count_video_frame, shapes_only
+from utils.speed import measure_in_memory, warm_up
+
+PUBLISHED = """published: 1 class, 5 frames of 512 x 512, depth 0.33, width 0.5. Its motion branch is 1 x 1 and counts
+the attention and motion gates of its node, which nobody reads and ours does not have. GFLOP: 2 x multiply-accumulate"""
+PUBLISHED_PARAMETERS = {"extractor": 4.830, "neck": 4.723, "head": 2.396, "detector": 11.95, "motion branch": 9.741}
+PUBLISHED_GFLOP = 123.6
+ARCHITECTURE = ("preset", "num_classes", "num_frames", "num_slices", "num_layers", "depth", "width")
+
+
+@dataclass
+class Config:
+    """Tell a network's parameters and GFLOP by part, the motion branch apart, and time it in evaluation mode."""
+
+    weights: Path | None = None
+    """Weight file that says the architecture; default: an untrained network of the flags below."""
+    preset: Literal["cross-slice", "released"] = "cross-slice"
+    """Motion branch: cross-slice has 2 slices x 2 layers (the paper's), released 1 x 1 (the released weights')."""
+    num_slices: int | None = None
+    """Slices of the motion branch (default: the preset's); 0: no motion branch."""
+    num_layers: int | None = None
+    """Layers of a slice (default: the preset's)."""
+    num_classes: int = 1
+    """Classes of targets."""
+    num_frames: int = 5
+    """Frames of a clip, T."""
+    depth: float = 0.33
+    """Depth factor of the extractor."""
+    width: float = 0.50
+    """Width factor of the extractor, the neck and the head."""
+    input_size: tuple[int, int] | None = None
+    """Height and width of the network's input in pixels, multiples of 32 (default: 512 512; with --weights: as
+    trained)."""
+    device: str = "auto"
+    """Where it is timed: auto (a GPU if there is one), cpu, cuda, cuda:1."""
+    chunk: int = 0
+    """Consecutive frames that go through the network together; 0: as many as suit the device and the input size."""
+    frames: int = 20
+    """Frames to time, after as many to warm up; 0: no timing."""
+
+
+def main(config: Config) -> None:
+    """Count, print, time, print."""
+    for name in ("chunk", "frames"):
+        if getattr(config, name) < 0:
+            raise UserError(f"--{name} {getattr(config, name)}: must be 0 or more")
+    if config.weights:
+        _refuse_architecture(config)
+    network = load_network(config.weights) if config.weights else untrained(config)
+    size = config.input_size or network.input_size
+    if any(side <= 0 or side % 32 for side in size):
+        raise UserError(f"--input-size {size[0]} {size[1]}: both sides must be multiples of 32")
+    print("\n".join(table(network.model, size)), flush=True)
+    if config.frames:
+        print("\n" + "\n".join(timing(network, size, config)))
+
+
+def untrained(config: Config) -> LoadedNetwork:
+    """The network that the flags describe."""
+    slices, layers = PRESETS[config.preset]
+    try:
+        model = SSTNet(
+            num_classes=config.num_classes,
+            num_frames=config.num_frames,
+            num_slices=slices if config.num_slices is None else config.num_slices,
+            num_layers=layers if config.num_layers is None else config.num_layers,
+            depth=config.depth,
+            width=config.width,
+        )
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:  # which of them depends on the part
+        raise UserError(f"no network has this architecture: {error}") from error
+    return LoadedNetwork(model.eval(), tuple(f"class {k}" for k in range(config.num_classes)), (512, 512))
+
+
+def _refuse_architecture(config: Config) -> None:
+    """With a weight file, a flag that would say something else of the network than the file."""
+    defaults = {field.name: field.default for field in fields(Config)}
+    for name in ARCHITECTURE:
+        if getattr(config, name) != defaults[name]:
+            raise UserError(f"--{name.replace('_', '-')} is for a network without --weights: the file says its own")
+
+
+def count_parameters(model: SSTNet) -> dict[str, int]:
+    """Parameters of each part; the motion branch, which only training has, apart from the detector's sum."""
+    parts = {"extractor": model.extractor, "neck": model.neck, "head": model.head}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    counts["detector"] = sum(counts.values())
+    branch = model.motion_branch
+    return counts | {"motion branch": sum(p.numel() for p in branch.parameters()) if branch else 0}
+
+
+def table(model: SSTNet, size: tuple[int, int]) -> list[str]:
+    """Lines of a Markdown table: parameters in millions and GFLOP, by part."""
+    network = shapes_only(**model.architecture)
+    columns = [count(network, size) for count in (count_as_written, count_clip, count_video_frame)]
+    for column in columns:
+        column["detector"] = sum(column.values())
+    about = model.architecture
+    motion = f"{about['num_slices']} x {about['num_layers']}" if model.motion_branch else "no"
+    lines = [
+        f"{about['num_classes']} class(es), clips of {about['num_frames']} frames of {size[0]} x {size[1]}, "
+        f"depth {about['depth']:g}, width {about['width']:g}, {motion} motion branch",
+        "",
+        "| part | parameters, M | published | GFLOP of a clip, as the equations read | published | of a clip, here "
+        "| of a frame of video, here |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for part, count in count_parameters(model).items():
+        if part == "motion branch":
+            work = [f"{count_training(network, size) - columns[1]['detector']:.1f} in training" if count else "", ""]
+            written, published = "", ""
+        else:
+            written, *work = (f"{column[part]:.1f}" for column in columns)
+            published = f"{PUBLISHED_GFLOP}" if part == "detector" else ""
+        cells = (part, f"{count / 1e6:.3f}", f"{PUBLISHED_PARAMETERS[part]:g}", written, published, *work)
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", PUBLISHED]
+
+
+def timing(network: LoadedNetwork, size: tuple[int, int], config: Config) -> list[str]:
+    """Lines of measured speed in evaluation mode, after warm-up, on frames of noise."""
+    # Every cell of an untrained network is a box of confidence 1/4: suppressing those is nobody's speed.
+    least = 0.001 if config.weights else 0.9
+    device = choose_device(config.device)
+    detector = Detector(
+        network.model, network.class_names, size, device, min_confidence=least, chunk=config.chunk
+    )
+    images = list(np.random.default_rng(0).integers(256, size=(config.frames, *size), dtype=np.uint8))
+    warm_up(detector, images)
+    speed = measure_in_memory(detector, images)
+    return [
+        *(f"{name}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}" for name, value in speed.items()),
+        "evaluation mode, after warm-up, video: each frame extracted once; latency: from a frame to its boxes",
+    ]
+
+
+if __name__ == "__main__":
+    run_command(main, Config)
