@@ -1,13 +1,14 @@
 # make demo    set up, then train on a small synthetic data set, evaluate, draw: about 10 minutes on 2 CPU cores
 # make test    set up, then run all tests: at most 15 minutes on 2 CPU cores
 # make lint    style
+# make release-check    all that a release must pass, or some of it: make release-check STEPS="links files"
 # make clean   remove what demo and tests leave (not .venv)
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint clean setup
+.PHONY: demo test lint release-check clean setup
 
 setup: $(INSTALLED)
 
@@ -39,6 +40,9 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 
+release-check: $(INSTALLED)
+	$(RUN) -m tests.release_check $(if $(STEPS),--steps $(STEPS))
+
 clean:
 	rm -rf demo .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -105,7 +105,7 @@ def test_stream_refuses_what_it_cannot_stream():
 
 
 def test_neck_is_the_plain_equations():
-    """Architecture, section 2, written down pair by pair with whole convolutions."""
+    """Eq. 2.1 to 2.4 of docs/code_map.md, written down pair by pair with whole convolutions."""
     torch.manual_seed(0)
     neck = MotionCouplingNeck(channels=8, num_frames=4)
     features = [torch.randn(2, 8, 5, 6) for _ in range(4)]
@@ -134,7 +134,7 @@ def plain_attention(attention: ChannelAttention, query: torch.Tensor, memory: to
 
 
 def test_node_is_the_plain_equations():
-    """Architecture, section 4, "One node", frame by frame."""
+    """Eq. 4.2 to 4.11 of docs/code_map.md, frame by frame."""
     torch.manual_seed(0)
     node = CrossSliceNode(attention_dropout=0.0)
     num_frames, shape = 3, (2, 64, 9, 7)

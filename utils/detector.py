@@ -61,7 +61,7 @@ def postprocess(
     predictions = decode_output(output, STRIDE)  # (B, h*w, 5+K)
     boxes = box_convert(predictions[..., :4], "cxcywh", "xyxy")
     class_scores, classes = predictions[..., 5:].sigmoid().max(dim=-1)
-    scores = predictions[..., 4].sigmoid() * class_scores
+    scores = predictions[..., 4].sigmoid() * class_scores  # eq. 6.5
     # exp(w) of a network that has not learned may overflow; such a box would poison the IoUs of all others.
     candidates = (scores >= min_confidence) & boxes.isfinite().all(dim=-1)
     results = []
