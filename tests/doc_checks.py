@@ -19,7 +19,7 @@ from torch.distributed.run import get_args_parser
 from tests.doc_pages import ROOT, Command, anchors, blocks, commands, files, flags, links, pages, places
 from utils.cli import UserError, parse_config
 
-EQUATION = re.compile(r"\b[Ee]q\. (\d\.\d+)(?: (?:to|and) (\d\.\d+))?")
+EQUATION = re.compile(r"\b[Ee]q\. (\d\.\d+)")
 FILE_BLOCK = re.compile(r"# (\w[\w/]*\.py)\n")  # the first line of a block that is a whole file
 OTHERS_FLAGS = {"--help", "--nproc-per-node"}  # of tyro and of torchrun
 
@@ -70,14 +70,13 @@ def defined_names(path: Path) -> frozenset[str]:
 def equation_faults() -> list[str]:
     """Equations of docs/code_map.md without a line in the files that it names, and the other way round."""
     table: dict[str, set[str]] = {}
-    for row in re.findall(r"^\| (\d\.\d+) \|.*$", pages()["docs/code_map.md"], re.MULTILINE):
-        line = re.search(rf"^\| {re.escape(row)} \|.*$", pages()["docs/code_map.md"], re.MULTILINE)[0]
-        table[row] = {path for path, _ in places(line)}
+    for row in re.finditer(r"^\| (\d\.\d+) \|.*$", pages()["docs/code_map.md"], re.MULTILINE):
+        table[row[1]] = {path for path, _ in places(row[0])}
     code: dict[str, set[str]] = {}
     for folder in ("nets", "utils"):
         for path in sorted((ROOT / folder).glob("*.py")):
-            for first, _ in EQUATION.findall(path.read_text(encoding="utf-8")):
-                code.setdefault(first, set()).add(path.relative_to(ROOT).as_posix())
+            for number in EQUATION.findall(path.read_text(encoding="utf-8")):
+                code.setdefault(number, set()).add(path.relative_to(ROOT).as_posix())
     faults = [
         f"docs/code_map.md: eq. {number}: not marked in {path}"
         for number, paths in table.items()
