@@ -12,6 +12,7 @@ import io
 import re
 from dataclasses import fields
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch.distributed.run import get_args_parser
@@ -150,17 +151,24 @@ def command_fault(command: Command, written: set[str]) -> str | None:
         missing = [word for word in arguments if word.endswith(".txt") and not (ROOT / word).is_file()]
         return f"no file {missing[0]}" if missing else None
     if program == "torchrun":
-        parsed = get_args_parser().parse_args(arguments)
+        try:
+            parsed = get_args_parser().parse_args(arguments)
+        except SystemExit:  # it has printed what is wrong
+            return "torchrun does not take these flags"
         program, arguments = "python", [parsed.training_script, *parsed.training_script_args]
     if program == "python":
-        if arguments[0] == "-m":
+        if arguments[0] == "-m" and not (ROOT / arguments[1].partition(".")[0]).is_dir():  # pytest, pip, venv, ...
+            program, arguments = arguments[1], arguments[2:]
+            if find_spec(program) is None:
+                return f"no module {program}"
+        elif arguments[0] == "-m":
             program, arguments = arguments[1].replace(".", "/") + ".py", arguments[2:]
         else:
             program, arguments = arguments[0], arguments[1:]
-    if program in ("pytest", "pytest.py"):
+    if program == "pytest":
         missing = [word for word in arguments if word.endswith(".py") and not (ROOT / word).is_file()]
         return f"no file {missing[0]}" if missing else None
-    if program in written:
+    if program in written or not program.endswith(".py"):
         return None
     return script_fault(program, arguments, whole=command.words[0] in ("python", "torchrun"))
 

@@ -57,12 +57,15 @@ def test_checks_find_faults():
         "python nets/boxes.py --help": "nets/boxes.py is no command",
         "torchrun --nproc-per-node 2 train_IRDST.py --sizes 3": "--sizes",
         "vid_predict.py --trace": "vid_predict.py has no --trace",
+        "python -m nobody": "no module nobody",
+        "python -m utils.nobody --all": "no file utils/nobody.py",
+        "torchrun --cards 2 train_IRDST.py": "torchrun does not take these flags",
         "make coffee": "no target coffee",
         "python -m pytest tests/test_nothing.py": "no file tests/test_nothing.py",
     }
     for line, part in faults.items():
         assert part in doc_checks.command_fault(Command("page", split_command(line, {})), set())
-    for line in ("python train_DAUB.py --preset released|cross-slice", "vid_predict.py --track", "pytest -m cuda"):
+    for line in ("python train_DAUB.py --preset released|cross-slice", "vid_predict.py --track", "python -m venv a"):
         assert doc_checks.command_fault(Command("page", split_command(line, {})), set()) is None
 
 
