@@ -172,11 +172,24 @@ def test_log_file_says_when_and_what(data_root, tmp_path, capsys):
 def test_lines_of_a_long_epoch_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr("utils.progress.LINE_SECONDS", 0.0)
     said: list[str] = []
-    with EpochProgress("epoch 3/9", steps=10, first=4, clips=8, say=said.append) as progress:
+    with EpochProgress("epoch 3/9", steps=10, first=4, later=60, clips=8, say=said.append) as progress:
         for _ in range(2):
             progress.update(1e-3, {"total": 3.0, "iou": 2.0, "obj": 1.0})
-    start, end = "epoch 3/9 step 6/10  lr 1.00e-03  loss 3.000 (iou 2.000, obj 1.000)  ", " left of the epoch"
-    assert len(said) == 2 and said[1].startswith(start) and said[1].endswith(end) and " clips/s " in said[1]
+    assert len(said) == 2 and re.fullmatch(
+        r"epoch 3/9 step 6/10  lr 1\.00e-03  loss 3\.000 \(iou 2\.000, obj 1\.000\)  "
+        r"\d+\.\d clips/s  left: \d+:\d\d:\d\d of the epoch, \d+:\d\d:\d\d of the run",
+        said[1],
+    )
+
+
+def test_time_left_of_a_run_counts_the_later_epochs(monkeypatch):
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock, 10.0))
+    said: list[str] = []
+    monkeypatch.setattr("utils.progress.LINE_SECONDS", 0.0)
+    with EpochProgress("epoch 1/3", steps=10, first=4, later=20, clips=8, say=said.append) as progress:
+        progress.update(1e-3, {})  # a step in 10 seconds
+    assert said[0].endswith("left: 0:00:50 of the epoch, 0:04:10 of the run")
 
 
 # Dry runs

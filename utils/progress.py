@@ -13,11 +13,17 @@ LINE_SECONDS = 60.0  # between lines where there is no terminal
 
 
 class EpochProgress:
-    """Context that shows the steps of an epoch. `say` prints a line; `shown` is False in all processes but one."""
+    """Context that shows the steps of an epoch, and the time left of the run at this epoch's speed.
 
-    def __init__(self, title: str, steps: int, first: int, clips: int, say: Callable[[str], None], shown: bool = True):
+    `say` prints a line; `shown` is False in all processes but one.
+    """
+
+    def __init__(
+        self, title: str, steps: int, first: int, later: int, clips: int, say: Callable[[str], None], shown: bool = True
+    ):
         self.title = title
         self.steps = steps
+        self.later = later  # steps of the epochs after this one
         self.clips = clips  # of a step
         self._say = say
         self._shown = shown
@@ -40,18 +46,27 @@ class EpochProgress:
         if not self._bar.disable:
             self._bar.set_description(f"{self.title} step {self._step}/{self.steps}", refresh=False)
             terms = {name: f"{value:.3f}" for name, value in means.items() if name != "total"}
-            self._bar.set_postfix({"lr": f"{rate:.2e}", **terms}, refresh=False)
+            self._bar.set_postfix({"lr": f"{rate:.2e}", **terms, "run": f"{self._left()[1]} left"}, refresh=False)
             self._bar.update(self.clips)
         elif self._shown and time.monotonic() - self._said >= LINE_SECONDS:
             self._said = time.monotonic()
             self._say(self._line(rate, means))
 
+    def _speed(self) -> float:
+        """Steps a second."""
+        return (self._step - self._first) / (time.monotonic() - self._started)
+
+    def _left(self) -> tuple[timedelta, timedelta]:
+        """Time for the steps left of the epoch and of the run, validation apart."""
+        of_epoch = self.steps - self._step
+        epoch, run = (timedelta(seconds=round(steps / self._speed())) for steps in (of_epoch, of_epoch + self.later))
+        return epoch, run
+
     def _line(self, rate: float, means: dict[str, float]) -> str:
-        speed = (self._step - self._first) / (time.monotonic() - self._started)  # steps a second
-        left = timedelta(seconds=round((self.steps - self._step) / speed))
+        epoch, run = self._left()
         return (
             f"{self.title} step {self._step}/{self.steps}  lr {rate:.2e}  {describe_losses(means)}  "
-            f"{speed * self.clips:.1f} clips/s  {left} left of the epoch"
+            f"{self._speed() * self.clips:.1f} clips/s  left: {epoch} of the epoch, {run} of the run"
         )
 
 

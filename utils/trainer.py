@@ -232,7 +232,8 @@ class Trainer:
         order.sampler.epoch, order.first = progress.epoch, progress.step
         title = f"epoch {progress.epoch + 1}/{config.epochs}"
         rate, shown = self.optimizer.param_groups[0]["lr"], self.processes.is_main
-        with EpochProgress(title, self.steps, progress.step, config.batch_size, self.say, shown) as bar:
+        later = (config.epochs - progress.epoch - 1) * self.steps
+        with EpochProgress(title, self.steps, progress.step, later, config.batch_size, self.say, shown) as bar:
             parts = iter(self.loader) if progress.step < self.steps else iter(())
             for batches in zip(*[parts] * config.accumulate, strict=True):
                 progress.add(self.train_step(*batches))
