@@ -8,7 +8,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint release-check clean setup
+.PHONY: demo test lint clean setup
 
 setup: $(INSTALLED)
 
@@ -40,6 +40,7 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 
+.PHONY: release-check
 release-check: $(INSTALLED)
 	$(RUN) -m tests.release_check $(if $(STEPS),--steps $(STEPS))
 
