@@ -153,7 +153,7 @@ def make_my_data(root: Path) -> None:
 @pytest.mark.parametrize(
     ("title", "prepare", "written"),
     [
-        ("Add a data set", make_my_data, ("runs/MyData/best.pth", "runs/evaluation/metrics.json")),
+        ("Add a data set", make_my_data, ("runs/MyData/best.pth",)),
         ("Change the neck", None, ("tiny/neck/best.pth", "tiny/neck/evaluation/metrics.json")),
         ("Write your own motion branch", None, ("tiny/branch/best.pth",)),
         ("Change the loss", None, ()),
