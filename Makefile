@@ -4,6 +4,7 @@
 # make study   what each idea is worth: trains and tests every row of docs/study.md that has no result yet, for a night or
 #              longer on 2 CPU cores; goes on where it was stopped
 # make lint    style
+# make release-check    all that a release must pass, or some of it: make release-check STEPS="links files"
 # make clean   remove what demo and tests leave (not .venv)
 
 PYTHON ?= python3
@@ -53,6 +54,10 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 
+.PHONY: release-check
+release-check: $(INSTALLED)
+	$(RUN) -m tests.release_check $(if $(STEPS),--steps $(STEPS))
+
 clean:
 	rm -rf demo .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

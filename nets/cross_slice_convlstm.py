@@ -1,4 +1,4 @@
-"""Cross-slice ConvLSTM: the sliced spatio-temporal network of the motion branch (architecture, section 4).
+"""Cross-slice ConvLSTM: the sliced spatio-temporal network of the motion branch (docs/code_map.md, section 4).
 
 Shapes: T frames, B clips, C = 64 hidden channels, H x W cells. Sequences are (T * B, C, H, W), all clips' first frames
 first: convolutions take them whole, and channels-last memory stays so.
@@ -92,7 +92,7 @@ def token_maps(tokens: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class CrossSliceNode(nn.Module):
-    """One layer of one slice ("One node" in architecture, section 4).
+    """One layer of one slice: eq. 4.2 to 4.11 of docs/code_map.md.
 
     `gates_xh` (x, h) and `gates_xhqm` (x, h, q, m_h) are the release's two summed convolutions. They stay two
     parameters, which train as in the release, and run as one convolution with summed weights.
@@ -126,14 +126,14 @@ class CrossSliceNode(nn.Module):
             return NodeOutput(hidden_sequence, cells[-1], None, None)
         # conv_m's gates are in another order than the recurrence's: i, f, g, o.
         i, f, g, o = self._motion_gates(num_frames, x if q is None else q, m_h).chunk(4, dim=1)
-        motion_cell = i.sigmoid() * g.tanh() + torch.cat(cells)
+        motion_cell = i.sigmoid() * g.tanh() + torch.cat(cells)  # m_c': eq. 4.10
         if m_c is not None:
             motion_cell = motion_cell + f.sigmoid() * m_c
-        motion_hidden = o.sigmoid() * motion_cell.tanh() + hidden_sequence
+        motion_hidden = o.sigmoid() * motion_cell.tanh() + hidden_sequence  # m_h': eq. 4.11
         return NodeOutput(hidden_sequence, cells[-1], motion_hidden, motion_cell)
 
     def _gate_inputs(self, x: Tensor, q: Tensor | None, m_h: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gates without the recurrent part for all frames (T * B, 4C, H, W), and the weight of the recurrent part."""
+        """Eq. 4.2 without the part of h, for all frames: (T * B, 4C, H, W); and the weight of the part of h."""
         weight_x, weight_h = self.gates_xh.weight.chunk(2, dim=1)
         weight_x2, weight_h2, weight_q, weight_m = self.gates_xhqm.weight.chunk(4, dim=1)
         inputs, weights = [x], [weight_x + weight_x2]
@@ -156,12 +156,12 @@ class CrossSliceNode(nn.Module):
         cells: list[Tensor] = []
         for gates in gate_inputs:
             if hidden:
-                gates = gates + conv2d(hidden[-1], weight_h, padding=1)
+                gates = gates + conv2d(hidden[-1], weight_h, padding=1)  # the rest of eq. 4.2
             i, f, o, g = gates.chunk(4, dim=1)
-            cell = i.sigmoid() * g.tanh()
+            cell = i.sigmoid() * g.tanh()  # c': eq. 4.3
             if cells:
                 cell = cell + f.sigmoid() * cells[-1]
-            hidden.append(o.sigmoid() * cell.tanh())
+            hidden.append(o.sigmoid() * cell.tanh())  # h': eq. 4.4
             cells.append(cell)
         return hidden, cells
 
@@ -170,11 +170,11 @@ class CrossSliceNode(nn.Module):
         size = (q.shape[-2], q.shape[-1])
         first, *_, last = q.chunk(num_frames)
         memory = None if m_h is None else channel_tokens(m_h).unflatten(0, (num_frames, -1))
-        past = self.past_attention(channel_tokens(first), memory, num_frames)
-        future = self.future_attention(channel_tokens(last), past, num_frames)
-        a1 = self._mix(self.past_mix, token_maps(past.flatten(0, 1), size), m_h)
-        a2 = self._mix(self.future_mix, token_maps(future.flatten(0, 1), size), m_h)
-        return self.motion_gates(torch.cat([q, a1, a2], dim=1))
+        past = self.past_attention(channel_tokens(first), memory, num_frames)  # eq. 4.5
+        future = self.future_attention(channel_tokens(last), past, num_frames)  # eq. 4.6
+        a1 = self._mix(self.past_mix, token_maps(past.flatten(0, 1), size), m_h)  # eq. 4.7
+        a2 = self._mix(self.future_mix, token_maps(future.flatten(0, 1), size), m_h)  # eq. 4.8
+        return self.motion_gates(torch.cat([q, a1, a2], dim=1))  # eq. 4.9
 
     def _mix(self, conv: nn.Conv2d, attended: Tensor, m_h: Tensor | None) -> Tensor:
         """conv([sigmoid(attended) + m_h, m_h]), (T * B, C, H, W); with m_h = 0 half of the input vanishes."""
@@ -187,8 +187,8 @@ class CrossSliceNode(nn.Module):
 class CrossSliceConvLSTM(nn.Module):
     """S slices of L layers of nodes: (T * B, 64, H, W) -> the hidden sequence of the last node, the same shape.
 
-    Every node after the first reads the h sequence (as x) and the m_h sequence (as q) of the node before it, and
-    m_h, m_c of the same layer of the previous slice.
+    Eq. 4.12: every node after the first reads the h sequence (as x) and the m_h sequence (as q) of the node before it,
+    and m_h, m_c of the same layer of the previous slice.
     """
 
     def __init__(self, num_slices: int = 2, num_layers: int = 2, channels: int = 64, attention_dropout: float = 0.1):

@@ -1,4 +1,4 @@
-"""CSPDarknet as in YOLOX: the convolution blocks and the five-stage backbone (architecture, section 1).
+"""CSPDarknet as in YOLOX: the convolution blocks and the five-stage backbone (docs/code_map.md, section 1).
 
 Shapes: B images, C channels, H x W pixels. Names of submodules are YOLOX's own, so its checkpoints load.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class BaseConv(nn.Module):
-    """Conv2d without bias + BatchNorm2d + activation (SiLU unless another is given)."""
+    """Conv2d without bias + BatchNorm2d + activation, SiLU unless another is given: eq. 1.1."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class BaseConv(nn.Module):
 
 
 class Focus(nn.Module):
-    """Space to depth by 2, then a 3x3 BaseConv: (B, 3, H, W) -> (B, out_channels, H/2, W/2)."""
+    """Eq. 1.2, space to depth by 2, then a 3x3 BaseConv: (B, 3, H, W) -> (B, out_channels, H/2, W/2)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Feature extractor: CSPDarknet and the top-down half of the PAFPN, to stride 8 only (architecture, section 1)."""
+"""Feature extractor: CSPDarknet and the top-down half of the PAFPN, to stride 8 only (docs/code_map.md, section 1)."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ class FeatureExtractor(nn.Module):
         up = interpolate(self.lateral_conv0(stride32), scale_factor=2, mode="nearest")
         stride16 = self.C3_p4(torch.cat([up, stride16], dim=1))
         up = interpolate(self.reduce_conv1(stride16), scale_factor=2, mode="nearest")
-        return self.C3_p3(torch.cat([up, stride8], dim=1))
+        return self.C3_p3(torch.cat([up, stride8], dim=1))  # f_t: eq. 1.3

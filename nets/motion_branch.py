@@ -1,4 +1,4 @@
-"""Motion branch: the training-only network that compensates motion (architecture, section 4)."""
+"""Motion branch: the training-only network that compensates motion (docs/code_map.md, section 4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HIDDEN_CHANNELS = 64
 
 
 class MotionBranch(nn.Module):
-    """Motion-compensation loss L_mc = MSE(concat(f_1..f_T), mapping2(stack(mapping1(frames)))).
+    """Motion-compensation loss L_mc = MSE(concat(f_1..f_T), pool(mapping2(stack(mapping1(frames))))).
 
     The gradient flows into the features as well as into the branch.
     """
@@ -43,8 +43,8 @@ class MotionBranch(nn.Module):
     def forward(self, clips: Tensor, features: Sequence[Tensor], recompute: bool = False) -> Tensor:
         """clips (B, 3, T, H, W) and their features T x (B, C, H/8, W/8) -> scalar loss."""
         frames = clips.unbind(2)  # T x (B, 3, H, W)
-        mapped = self.mapping1(torch.cat(frames))  # (T * B, 64, ~H/4, ~W/4)
+        mapped = self.mapping1(torch.cat(frames))  # (T * B, 64, ~H/4, ~W/4), eq. 4.1
         hidden, _ = self.stack(mapped, len(frames), recompute)
         motion = self.mapping2(torch.cat(hidden.chunk(len(frames)), dim=1))  # (B, C T, ~H/4, ~W/4)
         target = torch.cat(list(features), dim=1)  # (B, T C, H/8, W/8)
-        return mse_loss(target, adaptive_max_pool2d(motion, target.shape[-2:]))
+        return mse_loss(target, adaptive_max_pool2d(motion, target.shape[-2:]))  # L_mc: eq. 4.13

@@ -1,4 +1,4 @@
-"""Motion-coupling neck: T feature maps in, one out (architecture, section 2).
+"""Motion-coupling neck: T feature maps in, one out (docs/code_map.md, section 2).
 
 Shapes: B clips, T frames, C channels, h x w cells of stride 8. The last frame is the key frame.
 """
@@ -66,13 +66,13 @@ class MotionCouplingNeck(nn.Module):
         if reference_halves is None:
             halves = self.reference_half(torch.cat(references))
             reference_halves = halves.unflatten(0, (len(references), -1)).unbind(0)
-        gated = key if self.conv_ref is None else self.conv_ref(torch.cat(references, dim=1)) * key  # R f_T
-        key_path = self.conv_cr_mix(torch.cat([self.conv_cur(gated), key], dim=1))  # K
+        gated = key if self.conv_ref is None else self.conv_ref(torch.cat(references, dim=1)) * key  # eq. 2.1: R f_T
+        key_path = self.conv_cr_mix(torch.cat([self.conv_cur(gated), key], dim=1))  # K: eq. 2.2
         pairs = self.pair_sum(reference_halves, self.key_half(key))
-        return self.conv_final(torch.cat([self.conv_gl_mix(pairs), key_path], dim=1))
+        return self.conv_final(torch.cat([self.conv_gl_mix(pairs), key_path], dim=1))  # eq. 2.4, of G and K
 
     def pair_sum(self, reference_halves: Sequence[Tensor], key_half: Tensor) -> Tensor:
-        """Sum of w_i conv_gl(f_i, f_T): (T - 1) x (B, 2C, h, w) and (B, 2C, h, w) -> (B, C, h, w)."""
+        """Eq. 2.3, the sum of w_i conv_gl(f_i, f_T): (T - 1) x (B, 2C, h, w) and (B, 2C, h, w) -> (B, C, h, w)."""
         first, second = self.conv_gl
         sums = [half + key_half for half in reference_halves]
         if self.training:  # each pair is a BatchNorm batch of its own

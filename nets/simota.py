@@ -1,4 +1,4 @@
-"""SimOTA: YOLOX's label assigner, apart from any network (training, "Detection loss").
+"""SimOTA: YOLOX's label assigner, apart from any network (docs/code_map.md, section 5).
 
 Shapes: B images, G target slots (padded to the fullest image), N anchors, K classes.
 """
@@ -56,12 +56,12 @@ def assign(
     candidate, inside_both = candidates(centres, targets, used, stride)
     iou = pairwise_iou(targets[..., :4], boxes)  # (B, G, N)
     cost = class_cost(obj_logits, cls_logits, targets[..., 4].long()) + 3.0 * -(iou + 1e-8).log()
-    cost = cost + OUTSIDE_COST * (~inside_both).float()
+    cost = cost + OUTSIDE_COST * (~inside_both).float()  # eq. 5.2
     allowed = candidate.unsqueeze(1) & used.unsqueeze(2)  # (B, G, N)
     cost = cost.masked_fill(~allowed, torch.inf)
     taken = _cheapest(cost, _dynamic_k(iou * allowed)) & allowed
 
-    # One target an anchor: where several claim it, the cheapest of all targets has it.
+    # Eq. 5.4, one target an anchor: where several claim it, the cheapest of all targets has it.
     claims = taken.sum(1)  # (B, N)
     target = torch.where(claims > 1, cost.argmin(1), taken.to(torch.uint8).argmax(1))
     positive = claims > 0
@@ -71,7 +71,7 @@ def assign(
 
 
 def candidates(centres: Tensor, targets: Tensor, used: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Anchors worth a look: (B, N), in any target's box or centre square; and (B, G, N), in both of that target's.
+    """Anchors worth a look (eq. 5.1): (B, N), in a box or centre square; (B, G, N), in both of a target.
 
     Strictly inside in either case; the square has a radius of 2.5 strides.
     """
@@ -102,7 +102,7 @@ def class_cost(obj_logits: Tensor, cls_logits: Tensor, classes: Tensor) -> Tenso
 
 
 def _dynamic_k(iou: Tensor) -> Tensor:
-    """Number of anchors for every target, from its IoUs with the candidates: (B, G, N) -> (B, G)."""
+    """Eq. 5.3, the number of anchors for every target, from its IoUs with the candidates: (B, G, N) -> (B, G)."""
     return iou.topk(min(NUM_IOUS, iou.shape[-1]), dim=-1).values.sum(-1).int().clamp(min=1)
 
 

@@ -1,4 +1,4 @@
-"""SSTNet: a clip of infrared frames in, the head's output for its last frame out (architecture, whole).
+"""SSTNet: a clip of infrared frames in, the head's output for its last frame out (docs/code_map.md).
 
 Shapes: B clips, T frames, N frames of a video, K classes, C feature channels, H x W pixels, h x w = H/8 x W/8 cells.
 """

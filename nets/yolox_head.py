@@ -1,4 +1,4 @@
-"""Decoupled YOLOX head for one level, and the decoding of its output (architecture, section 3)."""
+"""Decoupled YOLOX head for one level, and the decoding of its output (docs/code_map.md, section 3)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class YOLOXHead(nn.Module):
         return nn.Sequential(BaseConv(hidden, hidden, 3), BaseConv(hidden, hidden, 3))
 
     def forward(self, features: Tensor) -> Tensor:
-        x = self.stems[0](features)
+        x = self.stems[0](features)  # eq. 3.1
         classification, regression = self.cls_convs[0](x), self.reg_convs[0](x)
         return torch.cat(
             [self.reg_preds[0](regression), self.obj_preds[0](regression), self.cls_preds[0](classification)],
@@ -48,8 +48,8 @@ def cell_grid(height: int, width: int, device: torch.device | None = None) -> Te
 def decode_output(output: Tensor, stride: int = 8) -> Tensor:
     """Boxes of a raw head output: (B, 5 + K, h, w) -> (B, h * w, 5 + K), float32.
 
-    The first four channels become cx, cy, w, h in input pixels: xy = (xy + cell) * stride, wh = exp(wh) * stride;
-    objectness and class logits pass through.
+    The first four channels become cx, cy, w, h in input pixels: xy = (xy + cell) * stride, wh = exp(wh) * stride
+    (eq. 3.2); objectness and class logits pass through.
     """
     height, width = output.shape[-2:]
     anchors = output.flatten(2).transpose(1, 2).float()  # (B, h * w, 5 + K)

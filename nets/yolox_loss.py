@@ -1,4 +1,4 @@
-"""The detection loss of YOLOX with SimOTA assignment (training, "Detection loss")."""
+"""The detection loss of YOLOX with SimOTA assignment (docs/code_map.md, section 5)."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ class YOLOXLoss(nn.Module):
         iou = iou_loss(boxes[image, anchor], matched[:, :4], self.iou_kind).sum()
         soft_labels = one_hot(matched[:, 4].long(), self.num_classes) * match.iou[image, anchor].unsqueeze(-1)
         cls = binary_cross_entropy_with_logits(cls_logits[image, anchor], soft_labels, reduction="sum")
-        iou, obj, cls = IOU_WEIGHT * iou / count, obj / count, cls / count
+        iou, obj, cls = IOU_WEIGHT * iou / count, obj / count, cls / count  # eq. 5.5
         return DetectionLoss(iou + obj + cls, iou, obj, cls, match.positive.sum())

@@ -1,9 +1,13 @@
 """What all tests share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from tests.training_cases import make_data, small_config
+from utils.trainer import Trainer
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,3 +24,17 @@ def all_threads_if_slow(request: pytest.FixtureRequest, one_thread: int) -> Iter
     torch.set_num_threads(one_thread if request.node.get_closest_marker("slow") else 1)
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set in DAUB's layout, which tests read but do not change."""
+    return make_data(tmp_path_factory.mktemp("data") / "data")
+
+
+@pytest.fixture(scope="module")
+def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs on it, which tests read but do not change."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    Trainer(small_config(data_root, run_dir, save_interval=1)).fit()
+    return run_dir

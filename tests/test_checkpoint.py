@@ -31,6 +31,15 @@ def test_released_file_builds_its_network(tmp_path, release, slices, layers):
     assert torch.equal(network.model.neck.pair_weights[2:3], weights["neck.weight.2"])
 
 
+@pytest.mark.parametrize("branch", [None, torch.nn.Linear(2, 1)], ids=["none", "own"])
+def test_motion_branch_of_a_file_is_ignored_by_a_network_with_none_or_another(branch):
+    model = SSTNet(num_slices=0)
+    model.motion_branch = branch
+    report = load_weights(model, manifest_weights("early"))
+    assert not report.unexpected and all(name.startswith("motion_branch.") for name in report.missing)
+    assert any(name.startswith("motion_branch.stack.nodes.3.") for name in report.ignored)
+
+
 def test_yolox_file_fills_the_extractor_alone(tmp_path):
     """Megvii's layout: everything under "model", three head levels of another width, a bottom-up path."""
     released = manifest_weights("released")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from tests.evaluation_cases import DETECTIONS, TARGETS, detection, ground_truth, random_case
-from utils.bootstrap import reweighted
+from utils.bootstrap import Outcomes, reweighted
 from utils.evaluation import evaluate, score
 from utils.evaluation_groups import number_sequences
 from utils.evaluation_input import parse_ground_truth, parse_results
@@ -168,7 +168,8 @@ def test_a_resample_scores_as_the_data_that_it_stands_for(seed: int):
     names, sequence = number_sequences(scored.truth.file_names)
     centre_hits = scored.centres.found_at >= 0.3
     alarms = scored.detections.image[scored.centres.false_alarm & (scored.detections.scores >= 0.3)]
-    drawn = reweighted(scored.matches, scored.truth, sequence, 0.3, centre_hits, alarms, np.array([[0, 2]]))
+    outcomes = Outcomes(scored.matches, scored.truth, sequence, 0.3, centre_hits, alarms)
+    drawn = reweighted(outcomes, np.array([[0, 2]]))
     assert names == ["a", "b"]
 
     twice = {**coco, "images": coco["images"][4:]}

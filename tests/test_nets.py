@@ -106,7 +106,7 @@ def test_stream_refuses_what_it_cannot_stream():
 
 @pytest.mark.parametrize("gated", [True, False])
 def test_neck_is_the_plain_equations(gated):
-    """Architecture, section 2, written down pair by pair with whole convolutions; without the gate R is 1."""
+    """Eq. 2.1 to 2.4 of docs/code_map.md, written down pair by pair with whole convolutions; no gate: R is 1."""
     torch.manual_seed(0)
     neck = MotionCouplingNeck(channels=8, num_frames=4, gate=gated)
     features = [torch.randn(2, 8, 5, 6) for _ in range(4)]
@@ -135,7 +135,7 @@ def plain_attention(attention: ChannelAttention, query: torch.Tensor, memory: to
 
 
 def test_node_is_the_plain_equations():
-    """Architecture, section 4, "One node", frame by frame."""
+    """Eq. 4.2 to 4.11 of docs/code_map.md, frame by frame."""
     torch.manual_seed(0)
     node = CrossSliceNode(attention_dropout=0.0)
     num_frames, shape = 3, (2, 64, 9, 7)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import vid_map_coco
-from tests.training_cases import flags, make_data, read_rows, read_weights, run, same_run, small_config
+from tests.training_cases import flags, read_rows, read_weights, run, same_run, small_config
 from train_IRDST import IRDSTConfig
 from utils.checkpoint import load_network
 from utils.clips import collate_clips
@@ -21,19 +20,6 @@ from utils.runlog import COLUMNS
 from utils.trainer import Trainer
 
 RUN_FILES = {"config.json", "train.log", "metrics.csv", "last.pth", "best.pth", "curves.png"}
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory) -> Path:
-    return make_data(tmp_path_factory.mktemp("train") / "data")
-
-
-@pytest.fixture(scope="module")
-def finished(data_root, tmp_path_factory) -> Path:
-    """A run of two epochs, which tests read but do not change."""
-    run_dir = tmp_path_factory.mktemp("finished") / "run"
-    Trainer(small_config(data_root, run_dir, save_interval=1)).fit()
-    return run_dir
 
 
 # What a run leaves

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training_cases import ROOT, flags, make_data, read_rows, read_weights, same_run, small_config
+from tests.training_cases import ROOT, flags, read_rows, read_weights, same_run, small_config
 from tests.training_process import CONTEXT, Death, finish, start
 from utils.augment import EpochSampler
 from utils.batches import BatchShape, BatchShare
@@ -28,11 +28,6 @@ from utils.validation import validate
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills by Linux's own means")
 
 TINY = {"width": 0.0625, "num_frames": 2, "epochs": 2, "checkpoint_every": 1}
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory) -> Path:
-    return make_data(tmp_path_factory.mktemp("train") / "data")
 
 
 def places(count: int = 2) -> list[dict[str, str]]:

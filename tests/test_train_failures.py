@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training_cases import flags, make_data, read_rows, read_weights, run, small_config
+from tests.training_cases import flags, read_rows, read_weights, run, small_config
 from utils.cli import UserError
 from utils.dry_run import activation_bytes
 from utils.failures import NotFinite
@@ -20,11 +20,6 @@ from utils.progress import EpochProgress
 from utils.trainer import Trainer
 
 TINY = {"width": 0.0625, "num_frames": 2, "epochs": 1}
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory) -> Path:
-    return make_data(tmp_path_factory.mktemp("train") / "data")
 
 
 def tiny(data_root: Path, run_dir: Path, **settings: object) -> Trainer:

@@ -12,18 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.training_cases import flags, make_data, read_rows, read_weights, same_run
+from tests.training_cases import flags, read_rows, read_weights, same_run
 from tests.training_process import Death, finish, start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills by Linux's own means")
 
 TINY = {"width": 0.0625, "num_frames": 2, "epochs": 5, "checkpoint_every": 1, "save_interval": 1}
 RANDOM_KILLS = 12
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory) -> Path:
-    return make_data(tmp_path_factory.mktemp("train") / "data")
 
 
 @pytest.fixture(scope="module")

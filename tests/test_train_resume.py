@@ -13,23 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training_cases import flags, make_data, read_rows, read_weights, run, same_run, small_config, truncate
+from tests.training_cases import flags, read_rows, read_weights, run, same_run, small_config, truncate
 from utils.cli import UserError
 from utils.trainer import Trainer
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory) -> Path:
-    return make_data(tmp_path_factory.mktemp("train") / "data")
-
-
-@pytest.fixture(scope="module")
-def finished(data_root, tmp_path_factory) -> Path:
-    """A run of two epochs, which tests read but do not change."""
-    run_dir = tmp_path_factory.mktemp("finished") / "run"
-    Trainer(small_config(data_root, run_dir, save_interval=1)).fit()
-    return run_dir
-
 
 # Stopping and going on
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from nets import SSTNet
 from tests.reference_weights import record
-from tests.training_cases import make_data, read_rows, small_config
+from tests.training_cases import read_rows, small_config
 from utils.cli import UserError
 from utils.ema import EMA
 from utils.optimizer import build_optimizer, initialise, parameter_groups
@@ -22,11 +22,6 @@ from utils.schedule import Schedule, scaled_rates
 from utils.trainer import Trainer
 
 PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("trainer") / "data")
 
 
 # Learning rates

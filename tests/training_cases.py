@@ -17,7 +17,6 @@ from utils.synthetic_dataset import write_dataset
 from utils.trainer import train
 
 ROOT = Path(__file__).resolve().parents[1]
-CLIPS = 16  # to train on; 8 to validate on
 
 SMALL = TrainConfig(
     classes=ROOT / "model_data" / "classes_DAUB.txt",
@@ -34,7 +33,7 @@ SMALL = TrainConfig(
 
 
 def make_data(root: Path) -> Path:
-    """Two train sequences and one validation sequence of 8 frames, 64 x 64 pixels, in DAUB's layout."""
+    """Two train sequences (16 clips) and one validation sequence of 8 frames, 64 x 64 pixels, in DAUB's layout."""
     write_dataset(root, PRESETS["easy"], seed=3, sequences=(2, 1), frames=8, frame_size=(64, 64))
     return root
 

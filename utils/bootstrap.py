@@ -6,6 +6,8 @@ set of as many sequences of this kind might have given. Few sequences give rough
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from utils.evaluation_coco import RECALLS, Matches
@@ -16,49 +18,42 @@ PART = 100  # resamples computed together: bounds the memory
 SEED = 2023
 
 
-def bootstrap_intervals(
-    matches: Matches,
-    truth: GroundTruth,
-    sequence: np.ndarray,
-    confidence: float,
-    centre_hits: np.ndarray,
-    alarm_frames: np.ndarray,
-    resamples: int,
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals of the figures of `reweighted`, which says what the arguments are.
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What became of targets and detections at a confidence, with the sequence of each frame."""
 
-    Empty where there are fewer than two sequences or no resamples.
-    """
-    count = int(sequence.max(initial=-1)) + 1
+    matches: Matches
+    truth: GroundTruth
+    sequence: np.ndarray  # (I,) of each frame
+    confidence: float
+    centre_hits: np.ndarray  # (G,) bool of all targets
+    alarm_frames: np.ndarray  # the frame of each false alarm
+
+
+def bootstrap_intervals(outcomes: Outcomes, resamples: int) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the figures of `reweighted`; empty where there are fewer than two sequences or no resamples."""
+    count = int(outcomes.sequence.max(initial=-1)) + 1
     if count < 2 or resamples < 1:
         return {}
     weights = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), resamples)  # (B, S)
-    values = reweighted(matches, truth, sequence, confidence, centre_hits, alarm_frames, weights)
+    values = reweighted(outcomes, weights)
     return {name: tuple(np.percentile(value, PERCENTILES).tolist()) for name, value in values.items()}
 
 
-def reweighted(
-    matches: Matches,
-    truth: GroundTruth,
-    sequence: np.ndarray,
-    confidence: float,
-    centre_hits: np.ndarray,
-    alarm_frames: np.ndarray,
-    weights: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """mAP50, and precision, recall, F1, Pd and false alarms per frame at `confidence`, (B,) each.
+def reweighted(outcomes: Outcomes, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """mAP50, and precision, recall, F1, Pd and false alarms per frame at the confidence, (B,) each.
 
-    sequence: (I,) of each frame; centre_hits: (G,) bool of all targets; alarm_frames: the frame of each false alarm;
     weights: (B, S) how often each sequence counts.
     """
-    shown = matches.scores >= confidence
+    matches, sequence = outcomes.matches, outcomes.sequence
+    shown = matches.scores >= outcomes.confidence
     columns = (
         sequence,  # frames
         sequence[matches.target_image],  # targets
         sequence[matches.image[shown]],  # detections shown
         sequence[matches.image[shown & matches.hits]],  # hits
-        sequence[truth.image[centre_hits]],  # hits by centre distance
-        sequence[alarm_frames],  # false alarms
+        sequence[outcomes.truth.image[outcomes.centre_hits]],  # hits by centre distance
+        sequence[outcomes.alarm_frames],  # false alarms
     )
     per_sequence = np.stack([np.bincount(column, minlength=weights.shape[1]) for column in columns])  # (6, S)
     frames, targets, detections, hits, centres, alarms = (weights @ per_sequence.T).T.astype(float)

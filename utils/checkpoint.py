@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 
 from nets import SSTNet
+from nets.motion_branch import MotionBranch
 from utils.cli import UserError
 
 FORMAT = "sstnet-1"
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "model_data" / "sstnet_infrared.pth"
 
-# Names of the two releases and of Megvii's YOLOX files (architecture, section 5) -> ours.
+# Names of the two releases and of Megvii's YOLOX files -> ours.
 PREFIXES = (
     (r"^(feature|backbone)\.", "extractor."),
     (r"^(mapping[12])\.", r"motion_branch.\1."),
@@ -193,8 +194,8 @@ def load_weights(model: SSTNet, source: str | Path | Mapping[str, Any]) -> LoadR
 
 
 def _is_unread(name: str, model: SSTNet) -> bool:
-    """Whether a network leaves a weight out on purpose: its last node's motion part feeds nothing."""
-    if model.motion_branch is None:
+    """Whether a network leaves a weight out on purpose: the motion part of its last node feeds nothing."""
+    if not isinstance(model.motion_branch, MotionBranch):  # none, or somebody's own
         return name.startswith("motion_branch.")
     part = MOTION_PART.match(name)
     return part is not None and int(part[1]) == len(model.motion_branch.stack.nodes) - 1

@@ -69,7 +69,7 @@ def cell_boxes(output: Tensor) -> Tensor:
     predictions = decode_output(output, STRIDE)  # (B, h*w, 5+K)
     boxes = box_convert(predictions[..., :4], "cxcywh", "xyxy")
     class_scores, classes = predictions[..., 5:].sigmoid().max(dim=-1)
-    scores = predictions[..., 4].sigmoid() * class_scores
+    scores = predictions[..., 4].sigmoid() * class_scores  # eq. 6.5
     return torch.cat([boxes, scores.unsqueeze(-1), classes.unsqueeze(-1).to(boxes.dtype)], dim=-1)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class EMA:
-    """average <- d average + (1 - d) weights after every step, d = 0.9999 (1 - exp(-updates / 2000)).
+    """Eq. 6.3: average <- d average + (1 - d) weights after every step, d = 0.9999 (1 - exp(-updates / 2000)).
 
     Floating-point buffers (BatchNorm's running statistics) are averaged too, counters are copied.
     """

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from utils.bootstrap import bootstrap_intervals
+from utils.bootstrap import Outcomes, bootstrap_intervals
 from utils.cli import UserError
 from utils.evaluation_coco import MAX_DETECTIONS, CocoScores, Matches, run_cocoeval
 from utils.evaluation_groups import number_sequences, per_scr, per_sequence, per_size
-from utils.evaluation_input import GroundTruth, Results, ResultTable, parse_ground_truth, parse_results
+from utils.evaluation_input import FileResults, GroundTruth, Results, parse_ground_truth, parse_results
 from utils.evaluation_metrics import (
     CocoTable,
     Counts,
@@ -43,14 +43,14 @@ class Scored:
     scr: np.ndarray | None  # (G,) signal-to-clutter ratio of each target, NaN where it is not known
 
 
-def evaluate(coco: dict, results: list[dict] | ResultTable, confidence: float = 0.5, **options: Any) -> Evaluation:
+def evaluate(coco: dict, results: list[dict] | FileResults, confidence: float = 0.5, **options: Any) -> Evaluation:
     """Score COCO results against a COCO ground truth dict; options and errors: those of `score`."""
     return score(coco, results, confidence, **options).evaluation
 
 
 def score(
     coco: dict,
-    results: list[dict] | ResultTable,
+    results: list[dict] | FileResults,
     confidence: float = 0.5,
     *,
     include_empty_frames: bool = False,
@@ -90,17 +90,21 @@ def score(
         **_of_parts(truth, detections, scores.matches, centres, contrast, confidence, resamples, notes),
         counts=Counts(len(truth.image_ids), int((~truth.crowd).sum()), len(detections)),
         categories=truth.category_names,
-        protocol={
-            **(protocol or {}),
-            "include_empty_frames": include_empty_frames,
-            "max_detections_scored": max_detections,
-            "operating_point_iou": 0.5,
-            "pd_centre_distance": CENTRE_DISTANCE,
-        },
+        protocol={**(protocol or {}), **_scoring(include_empty_frames, max_detections)},
         speed=dict(speed or {}),
         notes=tuple(notes),
     )
     return Scored(evaluation, truth, detections, scores.matches, centres, contrast)
+
+
+def _scoring(include_empty_frames: bool, max_detections: int) -> dict[str, Any]:
+    """The part of the protocol that is the scoring's, not the detector's."""
+    return {
+        "include_empty_frames": include_empty_frames,
+        "max_detections_scored": max_detections,
+        "operating_point_iou": 0.5,
+        "pd_centre_distance": CENTRE_DISTANCE,
+    }
 
 
 def _by_iou(matches: Matches, confidence: float) -> dict[str, Any]:
@@ -139,12 +143,12 @@ def _of_parts(
     names, sequence = number_sequences(truth.file_names)
     if resamples and len(names) < 2:
         notes.append("one sequence: no intervals, which are drawn over sequences")
-    shared = (centre_hits, alarm_frames)
+    outcomes = Outcomes(matches, truth, sequence, confidence, centre_hits, alarm_frames)
     return {
-        "per_sequence": per_sequence(truth, matches, confidence, *shared),
+        "per_sequence": per_sequence(truth, matches, confidence, centre_hits, alarm_frames),
         "per_size": per_size(truth, hits, centre_hits),
         "per_scr": () if contrast is None else per_scr(truth, contrast, hits, centre_hits),
-        "intervals": bootstrap_intervals(matches, truth, sequence, confidence, *shared, resamples),
+        "intervals": bootstrap_intervals(outcomes, resamples),
     }
 
 

@@ -98,8 +98,8 @@ def parse_ground_truth(coco: dict, source: str = "ground truth") -> GroundTruth:
 
 
 @dataclass(frozen=True)
-class ResultTable:
-    """Detections as arrays with the ids of their file; what a COCO results list becomes."""
+class FileResults:
+    """Detections as arrays with the ids of their file, before they are looked up in a ground truth."""
 
     image_ids: np.ndarray  # (D,) int64
     category_ids: np.ndarray  # (D,) int64
@@ -107,7 +107,7 @@ class ResultTable:
     scores: np.ndarray  # (D,)
 
 
-def tabulate(results: list[dict], source: str = "detections", first: int = 0) -> ResultTable:
+def tabulate(results: list[dict], source: str = "detections", first: int = 0) -> FileResults:
     """Check a COCO results list and turn it into arrays; the list is not changed.
 
     Each entry has `image_id`, `category_id`, `bbox` (x, y, w, h in image pixels) and `score`. Raises `UserError`
@@ -115,7 +115,7 @@ def tabulate(results: list[dict], source: str = "detections", first: int = 0) ->
     """
     if not isinstance(results, list):
         raise UserError(f"{source}: not a COCO results file (a list of detections expected)")
-    return ResultTable(
+    return FileResults(
         image_ids=_ids(results, "image_id", source, first),
         category_ids=_ids(results, "category_id", source, first),
         boxes=_boxes(results, source, first),
@@ -123,9 +123,9 @@ def tabulate(results: list[dict], source: str = "detections", first: int = 0) ->
     )
 
 
-def parse_results(results: list[dict] | ResultTable, truth: GroundTruth, source: str = "detections") -> Results:
+def parse_results(results: list[dict] | FileResults, truth: GroundTruth, source: str = "detections") -> Results:
     """Detections as arrays of positions in the ground truth; `UserError` as `tabulate`, and for unknown ids."""
-    table = results if isinstance(results, ResultTable) else tabulate(results, source)
+    table = results if isinstance(results, FileResults) else tabulate(results, source)
     return Results(
         image=_positions(table.image_ids, "image_id", truth.image_ids, source),
         category=_positions(table.category_ids, "category_id", truth.category_ids, source),

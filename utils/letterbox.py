@@ -56,7 +56,7 @@ class Letterbox:
         if self.mode == "stretch":
             return self.input_size
         (h, w), (H, W) = self.image_size, self.input_size
-        scale = min(W / w, H / h)
+        scale = min(W / w, H / h)  # eq. 6.4
         return int(h * scale), int(w * scale)
 
     @property

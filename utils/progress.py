@@ -1,10 +1,11 @@
-"""How far an epoch is: a bar on a terminal, now and then a line elsewhere."""
+"""How far an epoch is: a bar on a terminal, now and then a line elsewhere; and what became of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from tqdm import tqdm
 
@@ -75,3 +76,12 @@ def describe_losses(means: dict[str, float]) -> str:
         return "no loss yet"
     terms = ", ".join(f"{name} {value:.3f}" for name, value in means.items() if name != "total")
     return f"loss {means['total']:.3f} ({terms})"
+
+
+def describe_epoch(row: dict[str, Any], epochs: int) -> str:
+    """A finished epoch, by its row of metrics.csv."""
+    means = {name.removeprefix("train_"): value for name, value in row.items() if name.startswith("train_")}
+    text = f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.2e}  {describe_losses(means)}"
+    if "val_loss" in row:
+        text += f"  val loss {row['val_loss']:.3f}  mAP50 {100 * row['val_mAP50']:.2f} %"
+    return text + f"  {row['seconds']:.0f} s"

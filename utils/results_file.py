@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from utils.cli import UserError
-from utils.evaluation_input import ResultTable, tabulate
+from utils.evaluation_input import FileResults, tabulate
 
 BLOCK = 1 << 22  # characters read at a time
 PART = 50_000  # entries that exist as dictionaries at a time
@@ -22,7 +22,7 @@ LONGEST_ENTRY = 1 << 20  # characters; one that goes on longer is broken
 BLANK = " \t\r\n"
 
 
-def read_results(path: str | Path) -> ResultTable:
+def read_results(path: str | Path) -> FileResults:
     """The detections of a COCO results file; `UserError` naming the file and the faulty line or entry."""
     path = Path(path)
     tables, count = [tabulate([])], 0
@@ -31,7 +31,7 @@ def read_results(path: str | Path) -> ResultTable:
         tables.append(tabulate(part, str(path), first=count))
         count += len(part)
     fields = ("image_ids", "category_ids", "boxes", "scores")
-    return ResultTable(*(np.concatenate([getattr(table, field) for table in tables]) for field in fields))
+    return FileResults(*(np.concatenate([getattr(table, field) for table in tables]) for field in fields))
 
 
 def _entries(path: Path) -> Iterator[Any]:

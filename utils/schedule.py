@@ -1,4 +1,4 @@
-"""Learning rates of the published recipe: set once an epoch (training, "Recipe of the release")."""
+"""Learning rates of the published recipe: set once an epoch (docs/code_map.md, section 6)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NUM_STEPS = 10  # of the step schedule
 
 
 def scaled_rates(nominal: float, batch_size: int, optimizer: str) -> tuple[float, float]:
-    """Peak and floor of the learning rate: nominal is for a batch of 64, scaled, then clamped to the bounds."""
+    """Eq. 6.1, peak and floor of the rate: nominal is for a batch of 64, scaled, then clamped to the bounds."""
     low, high = BOUNDS[optimizer]
     scaled = nominal * batch_size / NOMINAL_BATCH
     peak = min(max(scaled, low), high)
@@ -23,7 +23,7 @@ def scaled_rates(nominal: float, batch_size: int, optimizer: str) -> tuple[float
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate of each epoch, counted from 0, in a run of `epochs`.
+    """Learning rate of each epoch, counted from 0, in a run of `epochs`: eq. 6.2.
 
     "cosine": quadratic warm-up over min(max(0.05 E, 1), 3) epochs from max(0.1 peak, 1e-6), cosine, then the floor for
     the last min(max(0.05 E, 1), 15) epochs. "step": 10 equal geometric steps from the peak to the floor.

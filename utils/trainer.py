@@ -28,7 +28,7 @@ from utils.dry_run import describe_run
 from utils.ema import EMA
 from utils.failures import NotFinite, name_clips, remedy
 from utils.optimizer import build_optimizer
-from utils.progress import EpochProgress, describe_losses
+from utils.progress import EpochProgress, describe_epoch
 from utils.run_state import (
     Progress,
     check_same_network,
@@ -44,7 +44,7 @@ from utils.runlog import RunLog, make_run_dir
 from utils.schedule import Schedule, scaled_rates
 from utils.signals import Stopped, StopSignals, WorkerSignals
 from utils.training_setup import batch_shape, build_loader, build_model, load_split
-from utils.training_step import TERMS, TrainingStep
+from utils.training_step import TrainingStep
 from utils.validation import validate
 
 
@@ -217,7 +217,7 @@ class Trainer:
             self.log.add(row)
             self._save_weights(improved)
         self._save()
-        self.say(describe(row, config.epochs))
+        self.say(describe_epoch(row, config.epochs))
 
     def _set_learning_rate(self) -> float:
         rate = self.schedule.rate(self.progress.epoch)
@@ -350,12 +350,3 @@ class Trainer:
         self.saved = str(Progress(**state["progress"]))
         self.progress, notes = restore_progress(state, settings, len(self.train_data.records))
         self.resumed = "; ".join([f"{path}: going on after {self.saved}", *notes])
-
-
-def describe(row: dict[str, Any], epochs: int) -> str:
-    """An epoch in a line."""
-    means = {name: row[f"train_{name}"] for name in TERMS if f"train_{name}" in row}
-    text = f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.2e}  {describe_losses(means)}"
-    if "val_loss" in row:
-        text += f"  val loss {row['val_loss']:.3f}  mAP50 {100 * row['val_mAP50']:.2f} %"
-    return text + f"  {row['seconds']:.0f} s"

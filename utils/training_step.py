@@ -81,7 +81,7 @@ class TrainingStep:
         detection, motion = self.criterion(output, batch.targets), motion.float()
         own = detection.num_positives.clamp(min=1)
         share = own * self.processes.count / self.processes.sum(detection.num_positives).clamp(min=1)
-        loss = detection.total * share + self.motion_weight * motion
+        loss = detection.total * share + self.motion_weight * motion  # eq. 5.6
         parts = (loss, detection.iou * share, detection.obj * share, detection.cls * share, motion)
         terms = self.processes.mean(torch.stack([term.detach() for term in parts]))
         if not terms.isfinite().all():
