@@ -17,8 +17,9 @@ from tqdm import tqdm
 from utils.annotations import FrameRecord
 from utils.cli import UserError
 from utils.frames import read_frame, sequence_frames
-from utils.synthetic import SceneModel, make_sequence, make_sequence_in
+from utils.synthetic import make_sequence, make_sequence_in
 from utils.synthetic_footage import Run, find_runs, read_footage
+from utils.synthetic_presets import SceneModel
 
 SPLITS = ("train", "test")
 LISTS = {"train": "coco_train_DAUB.txt", "test": "coco_val_DAUB.txt"}
