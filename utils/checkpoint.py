@@ -1,13 +1,14 @@
 """Weight files: reading anybody's, writing our own.
 
 A file of ours is a dictionary: `format`, `architecture` (the arguments of `SSTNet`), `class_names`, `input_size`
-(height, width), `model` (the weights to use: the EMA's) and, in a run's last.pth, `training` (what --resume needs).
-Files are read with `weights_only=True`: they cannot run code.
+(height, width), `intensity` (how 16-bit and float frames become grey), `model` (the weights to use: the EMA's) and, in
+a run's last.pth, `training` (what --resume needs). Files are read with `weights_only=True`: they cannot run code.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import warnings
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from nets import SSTNet
 from utils.cli import UserError
+from utils.frames import Intensity
 
 FORMAT = "sstnet-1"
 
@@ -80,6 +82,7 @@ class LoadedNetwork:
     model: SSTNet
     class_names: tuple[str, ...]
     input_size: tuple[int, int]  # height, width
+    intensity: Intensity  # how the frames that it was trained with became grey
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -217,12 +220,23 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Loaded
         class_names, (height, width) = tuple(described["class_names"]), described["input_size"]
         if len(class_names) != model.num_classes:
             raise ValueError(f"{len(class_names)} class names for {model.num_classes} classes")
+        intensity = _intensity(described.get("intensity", "full"))  # files of before there was a choice
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: weights of another network, or a damaged file ({error}); expected SSTNet's") from None
     report = load_weights(model, content)
     if not report.complete:
         raise UserError(f"{path}: weights of another network: {report}")
-    return LoadedNetwork(model.to(device).eval(), class_names, (int(height), int(width)))
+    return LoadedNetwork(model.to(device).eval(), class_names, (int(height), int(width)), intensity)
+
+
+def _intensity(value: Any) -> Intensity:
+    """What a file says of grey values; ValueError where it makes no sense."""
+    if value == "full":
+        return "full"
+    low, high = map(float, value)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"intensity {low} {high}")
+    return low, high
 
 
 def _describe(content: Mapping[str, Any], source: str) -> Mapping[str, Any]:
@@ -240,7 +254,7 @@ def _describe(content: Mapping[str, Any], source: str) -> Mapping[str, Any]:
 
 
 def checkpoint_of(
-    model: SSTNet, class_names: tuple[str, ...], input_size: tuple[int, int]
+    model: SSTNet, class_names: tuple[str, ...], input_size: tuple[int, int], intensity: Intensity = "full"
 ) -> dict[str, Any]:
     """The dictionary of a weight file."""
     return {
@@ -248,13 +262,20 @@ def checkpoint_of(
         "architecture": dict(model.architecture),
         "class_names": list(class_names),
         "input_size": list(input_size),
+        "intensity": intensity if intensity == "full" else list(intensity),
         "model": model.state_dict(),
     }
 
 
-def save_weights(path: str | Path, model: SSTNet, class_names: tuple[str, ...], input_size: tuple[int, int]) -> None:
+def save_weights(
+    path: str | Path,
+    model: SSTNet,
+    class_names: tuple[str, ...],
+    input_size: tuple[int, int],
+    intensity: Intensity = "full",
+) -> None:
     """Write a file that `load_network` reads without another word."""
-    save_atomically(checkpoint_of(model, class_names, input_size), path)
+    save_atomically(checkpoint_of(model, class_names, input_size, intensity), path)
 
 
 def save_atomically(content: dict[str, Any], path: str | Path, keep_as: Path | None = None) -> None:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from utils.annotations import Annotations
 from utils.cli import UserError
-from utils.frames import read_frame, sequence_frames, split_runs
+from utils.frames import Intensity, read_frame, sequence_frames, split_runs
 from utils.letterbox import Letterbox
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -142,12 +142,14 @@ class ClipDataset(Dataset[ClipSample]):
         input_size: tuple[int, int],
         num_frames: int,
         cache_bytes: int = 512 * 2**20,
+        intensity: Intensity = "full",
     ) -> None:
         self.annotations = annotations
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.num_frames = num_frames
         self.index = ClipIndex()
         self.cache = FrameCache(cache_bytes)
+        self.intensity = intensity
 
     def __len__(self) -> int:
         return len(self.annotations.records)
@@ -168,7 +170,7 @@ class ClipDataset(Dataset[ClipSample]):
         return {**self.__dict__, "cache": FrameCache(self.cache.max_bytes)}  # a spawned worker starts empty
 
     def _load(self, path: Path) -> tuple[np.ndarray, Letterbox]:
-        grey = read_frame(path)  # (h, w)
+        grey = read_frame(path, self.intensity)  # (h, w)
         letterbox = Letterbox(grey.shape, self.input_size)
         return letterbox.image(grey), letterbox
 

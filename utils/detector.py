@@ -28,7 +28,7 @@ from utils.annotations import Annotations
 from utils.checkpoint import load_network
 from utils.cli import UserError
 from utils.clips import normalise_frames
-from utils.frames import read_frame, read_image_size, sequence_frames, split_runs
+from utils.frames import Intensity, read_frame, read_image_size, sequence_frames, split_runs
 from utils.letterbox import Letterbox
 
 Item = TypeVar("Item")
@@ -143,7 +143,7 @@ class Detector:
 
     `min_confidence`, `nms` (IoU) and `max_detections` are those of the published evaluation. `chunk`
     consecutive frames go through the network together, and are read ahead of it (0: as many as suit the device).
-    `repeat_key_frame` makes it a single-frame detector.
+    `repeat_key_frame` makes it a single-frame detector. `intensity` is how deep frames are to become grey.
     """
 
     def __init__(
@@ -158,6 +158,7 @@ class Detector:
         max_detections: int = 100,
         chunk: int = 0,
         repeat_key_frame: bool = False,
+        intensity: Intensity = "full",
     ) -> None:
         if any(side <= 0 or side % 32 for side in input_size):
             raise UserError(f"input size {input_size[0]} x {input_size[1]}: both sides must be multiples of 32")
@@ -172,6 +173,7 @@ class Detector:
         self.chunk = chunk or frames_together(self.input_size, self.device)
         self.read_ahead = chunk or max(self.chunk, READERS)
         self.repeat_key_frame = repeat_key_frame
+        self.intensity = intensity
 
     @classmethod
     def from_file(
@@ -179,11 +181,13 @@ class Detector:
         weights: str | Path,
         device: str | torch.device = "cpu",
         input_size: tuple[int, int] | None = None,
+        intensity: Intensity | None = None,
         **protocol: object,
     ) -> Detector:
-        """The network of a checkpoint; the input size is the one it was trained with unless given."""
+        """The network of a checkpoint; input size and intensity are those it was trained with unless given."""
         network = load_network(weights, device)
-        return cls(network.model, network.class_names, input_size or network.input_size, device, **protocol)
+        size, rule = input_size or network.input_size, intensity or network.intensity
+        return cls(network.model, network.class_names, size, device, intensity=rule, **protocol)
 
     def stream(self, frames: Iterable[np.ndarray]) -> Iterator[Detections]:
         """Detect in the consecutive grey frames (h, w) uint8 of one sequence, lazily and in constant memory.
@@ -210,7 +214,7 @@ class Detector:
         num_frames = 1 if self.repeat_key_frame else self.model.num_frames
         blocks = plan_blocks(annotations, num_frames, self.input_size, self.resize)
         frames = ((block, position) for block in blocks for position in range(len(block.paths)))
-        inputs = _map_ahead(_read_block_frame, frames, depth=2 * self.read_ahead)
+        inputs = _map_ahead(partial(_read_block_frame, intensity=self.intensity), frames, 2 * self.read_ahead)
         network = self._network()
         for _, members in groupby(inputs, key=itemgetter(0)):
             network.reset()
@@ -267,11 +271,11 @@ def _fit_frame(numbered: tuple[int, np.ndarray], letterbox: Letterbox) -> np.nda
     return letterbox.image(frame)
 
 
-def _read_block_frame(member: tuple[Block, int]) -> tuple[Block, int, np.ndarray]:
+def _read_block_frame(member: tuple[Block, int], intensity: Intensity) -> tuple[Block, int, np.ndarray]:
     """Read and letterbox one frame of a block."""
     block, position = member
     path = block.paths[position]
-    frame = read_frame(path)
+    frame = read_frame(path, intensity)
     if frame.shape != tuple(block.letterbox.image_size):
         (height, width), (first_height, first_width) = frame.shape, block.letterbox.image_size
         raise UserError(

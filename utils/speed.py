@@ -7,7 +7,7 @@ training mode: they are not comparable with these.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,16 +45,19 @@ def measure_speed(detector: Detector, paths: Sequence[Path]) -> dict[str, float 
     decoding too (from the operating system's cache, as the frames have just been read);
     `latency_ms`: median time from one new frame in memory to its boxes, frame by frame.
     """
-    images = [read_frame(path) for path in paths[: 2 * detector.chunk]]
+    images = [read_frame(path, detector.intensity) for path in paths[: 2 * detector.chunk]]
     _consume(detector.stream(images))  # warm-up: memory, caches, choice of kernels
     seconds = _seconds(detector, lambda: _consume(detector.stream(images)))
     count = min(max(int(SECONDS / seconds * len(images)), len(images)), len(paths))
     paths = paths[:count]
-    images = [read_frame(path) for path in paths]
+    images = [read_frame(path, detector.intensity) for path in paths]
     frames = _letterboxed(detector, images)
 
     def rate(work: Callable[[], None]) -> float:
         return count / _seconds(detector, work)
+
+    def read() -> Iterator[np.ndarray]:
+        return (read_frame(path, detector.intensity) for path in paths)
 
     return {
         "device": _device_name(detector.device),
@@ -63,7 +66,7 @@ def measure_speed(detector: Detector, paths: Sequence[Path]) -> dict[str, float 
         "chunk": detector.chunk,
         "fps_network": rate(lambda: _run_network(detector, frames)),
         "fps_without_reading": rate(lambda: _consume(detector.stream(images))),
-        "fps_with_reading": rate(lambda: _consume(detector.stream(map(read_frame, paths)))),
+        "fps_with_reading": rate(lambda: _consume(detector.stream(read()))),
         "latency_ms": 1000 * _latency(detector, images),
     }
 

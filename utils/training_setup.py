@@ -84,7 +84,7 @@ def build_loader(
     config: TrainConfig, data: Annotations, shape: BatchShape, rank: int, pin: bool, signals: WorkerSignals
 ) -> DataLoader:
     """Batches of one process; `loader.batch_sampler` says which epoch and from which step on."""
-    clips = ClipDataset(data, config.input_size, config.num_frames, config.cache_mb * 2**20)
+    clips = ClipDataset(data, config.input_size, config.num_frames, config.cache_mb * 2**20, config.intensity)
     sampler = EpochSampler(len(clips), config.epoch_share, config.seed)
     return DataLoader(
         TrainingClips(clips, config.augmentation),
