@@ -107,9 +107,9 @@ class TrainConfig:
     cache: Literal["off", "ram", "disk"] = "ram"
     """Keep decoded frames from epoch to epoch: in memory that all workers share, or in files that all runs do."""
     cache_mb: int = 1024
-    """Memory that --cache ram may take, in MiB; the frames beyond it are read every time."""
+    """Most memory for frames kept in memory, in MiB; those beyond it are read every time."""
     cache_dir: Path = Path("runs/cache")
-    """Folder for the files of --cache disk."""
+    """Folder for frames kept in files."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     amp: Literal["off", "bf16", "fp16"] = "off"
