@@ -274,7 +274,7 @@ def overcast_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarr
 
 def _skyline(rng: Rng, columns: int, tall: float) -> np.ndarray:
     """Height (columns,) of what stands on the horizon, up to about `tall`: crowns of trees, or roofs."""
-    if rng.random() < 0.75:
+    if rng.random() < 0.85:
         crowns = spectral_texture(rng, (16, columns), beta=rng.uniform(2.6, 3.3), largest=150)[0]
         return tall * np.clip(rng.uniform(0.3, 0.6) + 0.25 * crowns, 0, 1.2)
     ends = np.sort(rng.choice(columns, max(2, columns // int(rng.uniform(30, 90))), replace=False))
@@ -290,7 +290,7 @@ def horizon_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarra
     edge = (rng.uniform(0.62, 0.88) + hills) * height
     y = (np.arange(fine[0], dtype=np.float32)[:, None] + 0.5) / SUPERSAMPLING
     above = (edge - y) / height
-    halo = rng.uniform(0.4, 1.2) * np.exp(-np.clip(above, 0, None) / rng.uniform(0.04, 0.16))
+    halo = rng.uniform(0.4, 1.6) * np.exp(-np.clip(above, 0, None) / rng.uniform(0.04, 0.16))
     sky = rng.uniform(-0.4, 0.4) * above - halo + rng.uniform(0.005, 0.04) * spectral_texture(rng, fine, beta=3.2)
     if rng.random() < 0.6:  # low clouds
         bank = spectral_texture(rng, fine, beta=rng.uniform(2.7, 3.4), stretch=rng.uniform(2.0, 7.0), largest=250)
