@@ -23,7 +23,7 @@ from utils.evaluation import Scored, score
 from utils.evaluation_metrics import Evaluation
 from utils.evaluation_report import make_folder, write_json
 from utils.figures import save_figures
-from utils.frames import read_image_size
+from utils.frames import Intensity, check_intensity, read_image_size
 from utils.gallery import Gallery, choose_cases, save_page
 from utils.published_curves import DATASETS, PublishedCurves, load_published_curves
 from utils.report import Section, save_report
@@ -37,6 +37,7 @@ PUBLISHED_PROTOCOL = {
     "min_confidence": 0.001,
     "max_detections": 100,
     "repeat_key_frame": False,
+    "intensity": "full",
 }
 NETWORK_ONLY = ("resize", "input_size", "nms", "min_confidence", "repeat_key_frame", "chunk", "speed_frames")
 GALLERY = 6  # failures of each kind, where the frames are known to be at hand
@@ -71,6 +72,9 @@ class Config:
     input_size: tuple[int, int] | None = None
     """Height and width of the network's input in pixels, multiples of 32; default: as trained, or from the frames'
     size where the weights say how."""
+    intensity: Intensity | None = None
+    """How 16-bit and float frames become grey: full, or LOW HIGH, values that become 0 and 255; default: as trained,
+    full with --detections."""
     min_confidence: float = 0.001
     """Detections below this confidence are not kept at all."""
     max_detections: int = 100
@@ -100,7 +104,7 @@ def main(config: Config) -> None:
     _check(config)
     if not config.detections:
         config = replace(config, weights=weights_or_default(config.weights))
-    runs, annotations, clip = _score_network(config) if config.weights else _score_files(config)
+    runs, annotations, clip, intensity = _score_network(config) if config.weights else _score_files(config)
     evaluations = {name: scored.evaluation for name, scored in runs.items()}
     for warning in protocol_warnings(evaluations):
         print(f"warning: not the same protocol: {warning}", file=sys.stderr)
@@ -111,7 +115,7 @@ def main(config: Config) -> None:
     written = {"detections": config.detections or [config.output / "detections.json"], "metrics": [metrics]}
     if config.report:
         figures = save_figures(config.output, evaluations, published)
-        sections = _gallery(config, runs, annotations, clip)
+        sections = _gallery(config, runs, annotations, clip, intensity)
         save_report(config.output / "report.html", evaluations, figures, sections)
         written |= {"figures": figures.values(), "report": [config.output / "report.html"]}
     print(f"{format_results(evaluations)}\n")
@@ -129,6 +133,8 @@ def _check(config: Config) -> None:
     for name, least in (("max_detections", 1), ("chunk", 0), ("speed_frames", 0), ("resamples", 0), ("gallery", 0)):
         if getattr(config, name) is not None and getattr(config, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)} is less than {least}")
+    if config.intensity is not None:
+        check_intensity(config.intensity)
     if config.gallery and not config.report:
         raise UserError("--gallery is part of the report: leave out --no-report")
     if config.names and not config.detections:
@@ -143,39 +149,42 @@ def _check(config: Config) -> None:
     make_folder(config.output)
 
 
-def _score_network(config: Config) -> tuple[dict[str, Scored], Annotations, int]:
-    """The network's detections scored, the annotations, and the frames of a clip."""
-    annotations, results, protocol, speed, clip = _detect(config)
-    options = _options(config, annotations)
+def _score_network(config: Config) -> tuple[dict[str, Scored], Annotations, int, Intensity]:
+    """The network's detections scored, the annotations, the frames of a clip, and how they become grey."""
+    annotations, results, protocol, speed, detector = _detect(config)
+    options = _options(config, annotations, detector.intensity)
     scored = score(annotations.coco, results, **options, protocol=protocol, speed=speed)
-    return {"this run": scored}, annotations, clip
+    return {"this run": scored}, annotations, detector.model.num_frames, detector.intensity
 
 
-def _score_files(config: Config) -> tuple[dict[str, Scored], Annotations, int]:
-    """The detections of the files scored, the annotations, and the frames of a gallery strip."""
+def _score_files(config: Config) -> tuple[dict[str, Scored], Annotations, int, Intensity]:
+    """The detections of the files scored, the annotations, the frames of a gallery strip, and how they become grey."""
+    intensity = config.intensity or "full"
     annotations = load_annotations(_annotation_file(config), config.data_root, check_files=False)
-    options = _options(config, annotations)
-    return score_files(config.detections, config.names, annotations.coco, **options), annotations, CLIP
+    options = _options(config, annotations, intensity)
+    return score_files(config.detections, config.names, annotations.coco, **options), annotations, CLIP, intensity
 
 
-def _options(config: Config, annotations: Annotations) -> dict:
+def _options(config: Config, annotations: Annotations, intensity: Intensity) -> dict:
     """How to score, the same for a network and for files."""
     return {
         "confidence": config.confidence,
         "include_empty_frames": config.include_empty_frames,
         "max_detections": config.max_detections,
         "resamples": config.resamples,
-        "scr": measure_contrasts(annotations) if config.contrast else None,
+        "scr": measure_contrasts(annotations, intensity) if config.contrast else None,
         "truth_source": str(annotations.source),
     }
 
 
-def _gallery(config: Config, runs: Mapping[str, Scored], annotations: Annotations, clip: int) -> list[Section]:
+def _gallery(
+    config: Config, runs: Mapping[str, Scored], annotations: Annotations, clip: int, intensity: Intensity
+) -> list[Section]:
     """The failures of every run as sections of the report and as PNG pages."""
     count = (GALLERY if config.weights else 0) if config.gallery is None else config.gallery
     sections = []
     for number, (name, scored) in enumerate(runs.items(), start=1):
-        gallery = Gallery(scored, annotations, clip)
+        gallery = Gallery(scored, annotations, clip, intensity)
         own = "" if len(runs) == 1 else f"_{number}"
         whose = "" if len(runs) == 1 else f" of {name}"
         for title, cases in zip(("misses", "false_alarms"), choose_cases(scored, count), strict=True):
@@ -194,12 +203,13 @@ def _annotation_file(config: Config) -> Path:
     return config.annotations or config.data_root / TEST_ANNOTATIONS
 
 
-def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, int]:
-    """Annotations, COCO results, protocol, speed and clip length of the network."""
+def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, Detector]:
+    """Annotations, COCO results, protocol, speed and the detector."""
     detector = Detector.from_file(
         config.weights,
         choose_device(config.device),
         config.input_size,
+        config.intensity,
         resize=config.resize,
         nms=config.nms,
         min_confidence=config.min_confidence,
@@ -225,9 +235,10 @@ def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, int]:
         "weights": str(config.weights),
         **{name: getattr(config, name) for name in PUBLISHED_PROTOCOL},
         "input_size": _input_sizes(detector, shown),
+        "intensity": detector.intensity if detector.intensity == "full" else list(detector.intensity),
     }
     speed = time_frames(detector, sample) if sample else {}
-    return annotations, results, protocol, speed, detector.model.num_frames
+    return annotations, results, protocol, speed, detector
 
 
 def _input_sizes(detector: Detector, annotations: Annotations) -> list[int] | str:

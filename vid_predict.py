@@ -27,6 +27,7 @@ from utils.config import choose_device
 from utils.detector import Detections, Detector, coco_results, open_network
 from utils.drawing import Annotator
 from utils.evaluation_report import write_json
+from utils.frames import Intensity, check_intensity
 from utils.overlay import Trails, Truth, judge, match_frame
 from utils.prediction_files import OutputFolder
 from utils.track_score import TrackScore
@@ -77,6 +78,8 @@ class Config:
     size where the weights say how."""
     resize: Literal["letterbox", "stretch"] = "letterbox"
     """How a frame is fitted into the input: letterbox keeps its proportions."""
+    intensity: Intensity | None = None
+    """How 16-bit and float frames become grey: full, or LOW HIGH, values that become 0 and 255; default: as trained."""
     nms: float = 0.65
     """IoU above which the weaker of two detections is dropped."""
     chunk: int = 0
@@ -96,8 +99,11 @@ def main(config: Config) -> None:
     settings = TrackSettings(config.track_reach, config.track_gap, config.min_track_length)
     if not config.track and settings != TrackSettings():
         raise UserError("--track-reach, --track-gap and --min-track-length are for --track")
+    if config.intensity is not None:
+        check_intensity(config.intensity)
     source = open_source(config.source, config.fps)
     detector = make_detector(config)
+    source.intensity = detector.intensity  # the weights may decide
     say_if_large(source.size, detector)
     truth = Truth(config.annotations, source, detector.class_names) if config.annotations else None
     counts: Counter[str] = Counter()
@@ -127,7 +133,7 @@ def make_detector(config: Config) -> Detector:
     if confidence is None:
         confidence = CONFIDENCE if network.confidence is None else network.confidence
     return Detector.of(
-        network, device, config.input_size,
+        network, device, config.input_size, config.intensity,
         resize=config.resize, nms=config.nms, min_confidence=confidence, chunk=config.chunk,
     )  # fmt: skip
 

@@ -13,8 +13,8 @@ from tests.training_cases import small_config
 from utils.annotations import write_list
 from utils.check_data import Config, check, main
 from utils.frame_order import FEWEST, distances, judge, thumbnail, windows
-from utils.synthetic import PRESETS
 from utils.synthetic_dataset import write_dataset
+from utils.synthetic_presets import PRESETS
 from utils.trainer import train
 
 ROOT = Path(__file__).resolve().parents[1]

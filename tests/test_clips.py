@@ -1,4 +1,4 @@
-"""Clips: which frames they hold, what a sample holds, the cache, and errors that cross worker processes."""
+"""Clips: which frames they hold, what a sample holds, and errors that cross worker processes."""
 
 import pickle
 import tempfile
@@ -18,7 +18,6 @@ from utils.clips import (
     ClipBatch,
     ClipDataset,
     ClipIndex,
-    FrameCache,
     collate_clips,
     normalise_clips,
     normalise_frames,
@@ -48,11 +47,6 @@ def annotations(tmp_path):
         rows.append((f"images/1/{number}.bmp", boxes))
     write_list(tmp_path / "list.txt", rows)
     return load_annotations(tmp_path / "list.txt", tmp_path)
-
-
-def remove_frames(annotations) -> None:
-    for record in annotations.records:
-        record.path.unlink()
 
 
 def test_known_clips(tmp_path):
@@ -115,10 +109,10 @@ def test_sample_of_known_values(annotations):
 
 def test_reading_a_sample_again_gives_the_same(annotations):
     before = [record.boxes.copy() for record in annotations.records]
-    dataset = ClipDataset(annotations, (64, 96), 5, cache_bytes=2 * 64 * 96)  # smaller than a clip
+    dataset = ClipDataset(annotations, (64, 96), 5)
     for _ in range(2):
         samples = [dataset[index] for index in range(len(dataset))]
-        fresh = [ClipDataset(annotations, (64, 96), 5, cache_bytes=0)[index] for index in range(len(dataset))]
+        fresh = [ClipDataset(annotations, (64, 96), 5)[index] for index in range(len(dataset))]
         for sample, other in zip(samples, fresh, strict=True):
             assert torch.equal(sample.clip, other.clip)
             assert torch.equal(sample.targets, other.targets)
@@ -134,34 +128,6 @@ def test_changing_a_sample_changes_no_other(annotations):
     first.targets.zero_()
     assert torch.equal(dataset[1].clip, kept)
     assert dataset[1].targets.abs().sum() > 0
-
-
-def test_cached_frames_are_not_read_again(annotations):
-    cached, uncached = (ClipDataset(annotations, (32, 64), 5, cache_bytes=size) for size in (2**20, 0))
-    samples = [cached[index] for index in range(len(cached))]
-    assert uncached[0].clip.shape == (5, 32, 64)
-    assert cached.cache.used_bytes == 6 * 32 * 64
-    remove_frames(annotations)
-    assert all(torch.equal(cached[i].clip, sample.clip) for i, sample in enumerate(samples))
-    with pytest.raises(UserError, match=r"images/1/0\.bmp: no such frame"):
-        uncached[0]
-
-
-def test_cache_keeps_the_most_recent_frames_within_its_bound():
-    loads = []
-
-    def load(path: Path):
-        loads.append(path.name)
-        return np.zeros(100, np.uint8), None
-
-    cache = FrameCache(250)
-    for name in ["a", "b", "a", "c", "a", "b", "c"]:  # two fit: c takes the place of b, b that of c, ...
-        cache.get(Path(name), load)
-        assert cache.used_bytes <= 250
-    assert loads == ["a", "b", "c", "b", "c"]
-    nothing = FrameCache(99)
-    nothing.get(Path("a"), load)
-    assert nothing.used_bytes == 0
 
 
 def test_frames_of_two_sizes_in_a_clip(annotations):
@@ -195,15 +161,6 @@ def test_read_errors_reach_the_user_as_one_line(annotations, workers):
     message = str(failure.value)
     assert message.startswith(f"{broken}: truncated or broken image")
     assert "\n" not in message and "Traceback" not in message
-
-
-def test_dataset_travels_without_its_frames(annotations):
-    dataset = ClipDataset(annotations, (32, 64), 3, cache_bytes=12345678)
-    expected = dataset[1]
-    copy = pickle.loads(pickle.dumps(dataset))
-    assert (copy.cache.used_bytes, copy.cache.max_bytes) == (0, 12345678)
-    assert torch.equal(copy[1].clip, expected.clip)
-    assert dataset.cache.used_bytes > 0
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (2, 0, 1)])

@@ -69,8 +69,6 @@ def test_flags_that_do_not_fit(tmp_path):
     source = write_json(tmp_path / "in.json")
     with pytest.raises(UserError, match="--annotations and --output go together"):
         main(Config(annotations=source))
-    with pytest.raises(UserError, match="--output would replace --annotations"):
-        main(Config(annotations=source, output=source))
     with pytest.raises(UserError, match="absent: no such folder.*--data-root"):
         main(Config(data_root=tmp_path / "absent"))
 

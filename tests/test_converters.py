@@ -17,7 +17,7 @@ from utils.annotations import load_annotations, write_list
 from utils.cli import UserError
 from utils.frames import read_frame
 from utils.video import silence_decoders
-from utils_coco import coco_to_txt, masks_to_coco, txt_to_coco, video_to_frames
+from utils_coco import coco_to_txt, make_synthetic_dataset, masks_to_coco, txt_to_coco, video_to_frames
 from utils_coco.masks_to_coco import component_boxes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,3 +160,45 @@ def test_video_converter_refuses(tmp_path):
     with pytest.raises(UserError, match="--val other: no such video"):
         video_to_frames.main(video_to_frames.Config(tmp_path / "in", boxes, tmp_path / "out", ("other",)))
     assert not (tmp_path / "out").exists()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def synthetic(**settings) -> make_synthetic_dataset.Config:
+    """Two sequences of 8 frames, over what an earlier call has made."""
+    return make_synthetic_dataset.Config(
+        sequences=(1, 1), frames=8, image_size=(64, 64), workers=1, overwrite=True, **settings
+    )
+
+
+def test_no_converter_writes_over_a_source_or_among_frames(tmp_path, monkeypatch):
+    frame = save(tmp_path / "images" / "1" / "0.bmp", np.zeros((30, 40), np.uint8))
+    save(tmp_path / "masks" / "1" / "0.bmp", np.zeros((30, 40), np.uint8))
+    write_list(tmp_path / "list.txt", [("images/1/0.bmp", [(1, 2, 9, 12, 0)])])
+    rows = []
+    for name in (f"clips/{folder}/{k}.bmp" for folder in "ab" for k in range(8)):
+        save(tmp_path / name, np.zeros((64, 64), np.uint8))
+        rows.append((name, []))
+    write_list(tmp_path / "clips.txt", rows)
+    save(tmp_path / "images" / "1" / "1.bmp", np.zeros((30, 40), np.uint8))
+    whole = tmp_path / "whole.json"
+    txt_to_coco.main(txt_to_coco.Config(tmp_path / "list.txt", whole, tmp_path))
+    (tmp_path / "link.txt").symlink_to(whole)
+    before = contents(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for refused in (
+        lambda: coco_to_txt.main(coco_to_txt.Config(annotations=whole, output=Path("./whole.json"))),
+        lambda: coco_to_txt.main(coco_to_txt.Config(annotations=whole, output=Path("link.txt"))),
+        lambda: coco_to_txt.main(coco_to_txt.Config(tmp_path, whole, frame)),
+        lambda: masks_to_coco.main(masks_to_coco.Config(tmp_path, Path("masks"), Path("masks/1/boxes.json"))),
+        lambda: masks_to_coco.main(masks_to_coco.Config(tmp_path, Path("masks"), Path("images/boxes.json"))),
+        lambda: make_synthetic_dataset.main(synthetic(output=Path("images/1/new"), backgrounds=Path("images/1"))),
+        lambda: make_synthetic_dataset.main(synthetic(output=Path("images"), backgrounds=Path("images/1"))),
+        lambda: make_synthetic_dataset.main(synthetic(output=Path("clips/a/new"), footage=Path("clips.txt"))),
+    ):
+        with pytest.raises(UserError, match="source.* never written to; give another --output") as failure:
+            refused()
+        assert "\n" not in str(failure.value)
+        assert contents(tmp_path) == before

@@ -22,8 +22,8 @@ from utils.detector import Detections, Detector, cell_boxes, postprocess
 from utils.frames import read_frame, sequence_frames
 from utils.onnx_network import Form, OnnxNetwork, Suppression
 from utils.speed import measure_speed, speed_sample
-from utils.synthetic import PRESETS
 from utils.synthetic_dataset import write_dataset
+from utils.synthetic_presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (64, 96)

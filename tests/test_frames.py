@@ -11,11 +11,13 @@ from PIL import Image
 
 from utils.cli import UserError
 from utils.frames import (
+    check_intensity,
     natural_key,
     read_frame,
     read_image_size,
     sequence_frames,
     split_runs,
+    to_grey,
 )
 
 # A loaded machine is no fault of the code.
@@ -67,7 +69,31 @@ def test_float_frames_are_grey_levels(tmp_path):
     np.testing.assert_array_equal(read_frame(save(tmp_path / "f.tif", values)), [[0, 1, 128, 255]])
 
 
-@pytest.mark.parametrize("value, remedy", [(0.5, "multiply by 255"), (300, "rescale"), (np.nan, "rescale")])
+@pytest.mark.parametrize("kind, name", [(np.uint16, "deep.png"), (np.int32, "deep.tif"), (np.float32, "f.tif")])
+def test_a_window_of_values_becomes_grey(tmp_path, kind, name):
+    values = np.array([[0, 999, 1000, 1500, 2000, 60000]], kind)
+    np.testing.assert_array_equal(read_frame(save(tmp_path / name, values), (1000, 2000)), [[0, 0, 0, 128, 255, 255]])
+
+
+@given(st.floats(-1e4, 1e4), st.floats(1, 1e5), st.lists(st.integers(0, 65535), min_size=2, max_size=9, unique=True))
+def test_grey_of_a_value_does_not_depend_on_the_frame_and_keeps_its_order(low, span, values):
+    together = to_grey(np.array([sorted(values)], np.uint16), (low, low + span), "here")
+    alone = [to_grey(np.array([[value]], np.uint16), (low, low + span), "here")[0, 0] for value in sorted(values)]
+    assert together[0].tolist() == alone == sorted(alone)
+
+
+def test_eight_bit_frames_stay_as_they_are_under_any_rule(tmp_path):
+    grey = np.array([[0, 100, 255]], np.uint8)
+    np.testing.assert_array_equal(read_frame(save(tmp_path / "8.png", grey), (100, 110)), grey)
+
+
+@pytest.mark.parametrize("window", [(5.0, 5.0), (6.0, 5.0), (0.0, np.inf), (np.nan, 1.0)])
+def test_a_window_that_is_none(window):
+    with pytest.raises(UserError, match="--intensity .*LOW below HIGH"):
+        check_intensity(window)
+
+
+@pytest.mark.parametrize("value, remedy", [(0.5, "multiply by 255"), (300, "LOW HIGH"), (np.nan, "no number")])
 def test_float_frames_of_another_range_are_refused(tmp_path, value, remedy):
     path = save(tmp_path / "f.tif", np.full((2, 2), value, np.float32))
     with pytest.raises(UserError, match=rf"f\.tif.*{remedy}"):

@@ -17,10 +17,11 @@ from utils.annotations import load_annotations
 from utils.cli import UserError, run_command
 from utils.frames import read_frame
 from utils.scr import measure_scr
-from utils.synthetic import PRESETS, make_sequence
+from utils.synthetic import make_sequence
 from utils.synthetic_background import SUPERSAMPLING, spectral_texture
 from utils.synthetic_camera import Camera, plan_camera, take_frames
 from utils.synthetic_dataset import write_dataset
+from utils.synthetic_presets import PRESETS
 from utils.synthetic_targets import make_blob, plan_track, point_spread, still_track
 from utils_coco.make_synthetic_dataset import Config, main
 
@@ -75,6 +76,16 @@ def test_scr_of_a_known_frame():
     assert measure_scr(frame, np.array([26, 26, 34, 34])) == pytest.approx(4.0, abs=0.02)
 
 
+def test_texture_lies_along_its_tilt():
+    texture = spectral_texture(np.random.default_rng(0), (256, 256), beta=2.5, stretch=5.0, tilt=30.0)
+    power = np.abs(np.fft.fft2(texture)) ** 2
+    fy, fx = np.fft.fftfreq(256)[:, None], np.fft.fftfreq(256)[None]
+    mid = (np.hypot(fx, fy) > 0.05) & (np.hypot(fx, fy) < 0.3)
+    twice = 2 * np.arctan2(fy + 0 * fx, fx + 0 * fy)[mid]  # of an axis: directions that differ by half a turn are one
+    axis = np.rad2deg(np.angle((power[mid] * np.exp(1j * twice)).sum()) / 2)
+    assert axis % 180 == pytest.approx(120, abs=5)  # the spectrum is long across the streaks
+
+
 @pytest.mark.parametrize("beta", [1.0, 2.0, 3.0])
 def test_texture_has_the_spectrum_asked_for(beta):
     texture = spectral_texture(np.random.default_rng(0), (256, 256), beta)
@@ -121,11 +132,17 @@ def test_targets_move_steadily_and_distractors_stand_still_in_the_scene():
         assert np.allclose(seen, blob.scene[0])
 
 
-def test_confined_targets_never_leave():
+@pytest.mark.parametrize("band", [(0.0, 1.0), (0.1, 0.6)])
+@pytest.mark.parametrize("enters", [False, True])
+def test_confined_targets_never_leave_their_part_of_the_frame(band, enters):
     rng = np.random.default_rng(2)
     camera = plan_camera(rng, 300, (128, 128), speed=0.4, jitter=0.2, turn=0.5, zoom=0.01)
-    track = plan_track(rng, camera, 0, False, speed=1.0, turn=1.5, confined=True)
-    assert make_blob(rng, camera, track, 2.0, 8, 0.4, 3.0, moving=True).shown.all()
+    track = plan_track(rng, camera, 0, enters, speed=1.0, turn=1.5, confined=True, band=band)
+    blob = make_blob(rng, camera, track, 2.0, 8, 0.4, 3.0, moving=True)
+    rows = blob.centre[:, 1] / 128
+    assert rows.min() >= band[0] - 0.02 and rows.max() <= band[1] + 0.02
+    if not enters:
+        assert blob.shown.all()
 
 
 # Sequences
@@ -175,22 +192,39 @@ def test_hard_targets_enter_leave_and_pass_behind_things():
     assert enter and leave and gaps
 
 
-def test_frames_are_grey_about_the_middle_and_drift(drawn):
+def test_frames_have_the_levels_asked_for_and_change(drawn):
     model, sequences = drawn
     for sequence in sequences:
         frames = sequence.frames.astype(float)
         assert sequence.frames.dtype == np.uint8 and frames.shape == (30, 128, 128)
-        assert np.abs(frames.mean((1, 2)) - 127.5).max() < 3
+        off = 3 if max(model.deviation) < 40 else 12  # what is cut off at black and white moves the mean
+        assert model.mean[0] - off < frames.mean((1, 2)).min() <= frames.mean((1, 2)).max() < model.mean[1] + off
         assert 0.6 * model.deviation[0] < frames.std((1, 2)).mean() < 1.4 * model.deviation[1]
-        assert 0.5 < np.abs(np.diff(frames, axis=0)).mean() < 12
+        step = np.abs(np.diff(frames, axis=0)).mean()
+        assert 0.3 * model.noise[0] < step < 0.5 * frames.std()  # frames drawn by chance differ by 1.1 deviations
+
+
+def test_fixed_noise_stands_still_in_the_frame():
+    still = {"noise": (0.05, 0.05), "columns": (0, 0), "dead_pixels": (0, 0), "targets": (0, 0), "distractors": (0, 0)}
+    model = replace(PRESETS["easy"], pattern=(3.0, 3.0), camera_speed=(1.0, 1.0), **still)
+    frames = make_sequence(np.random.default_rng(4), model, 12, (96, 96)).frames.astype(float)
+    plain = make_sequence(np.random.default_rng(4), replace(model, pattern=(0.0, 0.0)), 12, (96, 96)).frames
+    added = (frames - plain).mean(0)
+    assert added.std() == pytest.approx(3.0, rel=0.15)
+    assert (frames - plain - added).std() < 1.0
 
 
 # Data sets
 
 
-def test_one_seed_gives_the_same_bytes_with_any_number_of_workers(hard_set, tmp_path):
-    small_set(tmp_path / "two", workers=2)
-    assert contents(tmp_path / "two") == contents(hard_set)
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_one_seed_gives_the_same_bytes_with_any_number_of_workers(preset, tmp_path):
+    small_set(tmp_path / "one", preset)
+    small_set(tmp_path / "two", preset, workers=2)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_another_seed_gives_other_frames(hard_set, tmp_path):
     small_set(tmp_path / "other", seed=4)
     assert contents(tmp_path / "other").keys() == contents(hard_set).keys()
     name = "images/train/data1/0.bmp"

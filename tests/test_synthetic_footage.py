@@ -13,11 +13,12 @@ from PIL import Image
 from utils.annotations import load_annotations
 from utils.cli import UserError
 from utils.frames import read_frame
-from utils.synthetic import PRESETS, make_sequence, make_sequence_in
+from utils.synthetic import make_sequence, make_sequence_in
 from utils.synthetic_background import paint_scene
 from utils.synthetic_camera import plan_camera, take_frames
 from utils.synthetic_dataset import write_dataset
 from utils.synthetic_footage import Footage, find_runs, read_footage, track_camera
+from utils.synthetic_presets import PRESETS
 from utils.synthetic_targets import make_blob, stuck_track
 
 MODEL = replace(PRESETS["daub"], targets=(1, 1), distractors=(1, 1), scr=(4.0, 6.0))

@@ -68,7 +68,7 @@ def test_tensorboard_has_every_column(finished):
 def test_checkpoints_hold_what_they_are_for(finished, data_root):
     best, last = finished / "best.pth", finished / "last.pth"
     assert best.stat().st_size < 0.4 * last.stat().st_size  # weights alone; weights, average and momentum
-    assert read_weights(best).keys() == {"format", "architecture", "class_names", "input_size", "model"}
+    assert read_weights(best).keys() == {"format", "architecture", "class_names", "input_size", "intensity", "model"}
     for path in (best, last, finished / "epoch_001.pth", finished / "epoch_002.pth"):
         network = load_network(path)
         assert network.class_names == ("target",) and tuple(network.input_size) == (64, 64)

@@ -12,8 +12,8 @@ import pytest
 
 from tests.training_cases import flags, read_rows
 from tests.training_process import finish, start
-from utils.synthetic import PRESETS
 from utils.synthetic_dataset import write_dataset
+from utils.synthetic_presets import PRESETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 

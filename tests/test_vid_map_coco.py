@@ -97,6 +97,7 @@ def test_network_to_files(data_root, weights, tmp_path, capsys):
         "min_confidence": 0.001,
         "max_detections": 100,
         "repeat_key_frame": False,
+        "intensity": "full",
         "include_empty_frames": False,
         "max_detections_scored": 100,
         "operating_point_iou": 0.5,

@@ -92,6 +92,9 @@ def test_sixteen_bit_video_follows_the_rule_of_sixteen_bit_images(tmp_path):
     frames = list(open_source(path))
     assert len(frames) == 3
     np.testing.assert_array_equal(frames[0].image, np.rint(values / 257).astype(np.uint8))
+    source = open_source(path)
+    source.intensity = (1000, 1255)
+    np.testing.assert_array_equal(next(iter(source)).image, np.clip(values.astype(int) - 1000, 0, 255))
 
 
 def test_a_damaged_video_gives_what_can_be_read_and_says_so(tmp_path):

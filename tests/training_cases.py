@@ -12,8 +12,8 @@ import torch
 from train_DAUB import DAUBConfig
 from utils.cli import run_command
 from utils.config import TrainConfig
-from utils.synthetic import PRESETS
 from utils.synthetic_dataset import write_dataset
+from utils.synthetic_presets import PRESETS
 from utils.trainer import train
 
 ROOT = Path(__file__).resolve().parents[1]

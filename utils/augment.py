@@ -1,4 +1,8 @@
-"""Augmentation of clips: the same change for all frames of a clip. All of it is off in the published recipe."""
+"""Augmentation of clips: the same change for all frames of a clip. All of it is off in the published recipe.
+
+Flips are torchvision's. Its noise is not used, for it cannot be drawn from a clip's own generator, nor its contrast,
+which looks at each frame's mean: the frames of a clip would not change alike.
+"""
 
 from __future__ import annotations
 

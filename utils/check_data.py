@@ -23,6 +23,7 @@ from utils.check_rows import across_splits, box_faults, identical_frames, row_wa
 from utils.cli import UserError, run_command
 from utils.data_summary import SplitSummary, save_summary_figure
 from utils.frame_checks import FolderFacts, FolderJob, inspect_folder
+from utils.frames import Intensity, check_intensity
 
 DEFAULT_LISTS = {"train": "instances_train2017.json", "val": "instances_test2017.json"}
 
@@ -44,6 +45,8 @@ class Config:
     """Look at the frames; without, the annotation files alone are checked."""
     decode: bool = False
     """Decode every frame, not a few windows of each sequence."""
+    intensity: Intensity = "full"
+    """How 16-bit and float frames become grey, as in training: full, or LOW HIGH."""
     output: Path = Path("runs/check_data")
     """Folder for report.txt, which has every line, and summary.png."""
     lines: int = 200
@@ -56,6 +59,7 @@ class Config:
             raise UserError(f"--workers {self.workers}: must be 1 or more")
         if self.lines < 1:
             raise UserError(f"--lines {self.lines}: must be 1 or more")
+        check_intensity(self.intensity)
 
     def sources(self) -> dict[str, Path]:
         """The annotation file of each split that is to be checked."""
@@ -98,7 +102,7 @@ def check(config: Config) -> Report:
         report.errors += inspection.faults + box_faults(inspection) + _missing(inspection)
         report.warnings += inspection.notes + row_warnings(inspection)
     report.errors += across_splits(inspections)
-    jobs = {split: _jobs(found, config.decode) if config.files else [] for split, found in inspections.items()}
+    jobs = {split: _jobs(found, config) if config.files else [] for split, found in inspections.items()}
     seen: dict[Path, FolderFacts] = {}
     for facts in _inspect([job for part in jobs.values() for job in part], config.workers):
         seen[facts.folder] = facts
@@ -130,7 +134,7 @@ def _missing(inspection: Inspection) -> list[str]:
     return faults
 
 
-def _jobs(inspection: Inspection, decode: bool) -> list[FolderJob]:
+def _jobs(inspection: Inspection, config: Config) -> list[FolderJob]:
     """The folders of an annotation file's frames."""
     rows = defaultdict(dict)
     for row, path in zip(inspection.rows, inspection.paths, strict=True):
@@ -140,7 +144,8 @@ def _jobs(inspection: Inspection, decode: bool) -> list[FolderJob]:
             folder,
             {name: row.where for name, row in frames.items()},
             {name: np.array([box[:4] for box in row.boxes]) for name, row in frames.items() if row.boxes},
-            decode,
+            config.decode,
+            config.intensity,
         )
         for folder, frames in rows.items()
         if folder.is_dir()
@@ -170,6 +175,7 @@ def _summary(name: str, inspection: Inspection, facts: Sequence[FolderFacts]) ->
         sizes=sum((found.sizes for found in facts), Counter()) or written,
         scr=[value for found in facts for value in found.scr],
         orders=[order for found in facts for order in found.orders],
+        deep=[values for found in facts for values in found.deep],
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from utils.annotations import FrameRecord, Inspection
 from utils.cli import UserError
 from utils.frame_checks import FolderFacts
-from utils.frames import read_frame, sequence_frames, split_runs
+from utils.frames import read_values, sequence_frames, split_runs
 
 GIGANTIC = 0.25  # share of the image that no small target covers
 COMPARED = 3  # pairs of a pair of folders whose pixels are compared
@@ -99,7 +99,7 @@ def identical_frames(
 def _same_pixels(first: Path, second: Path) -> bool:
     """Whether two frames show the same; frames of one grey level show nothing, and broken ones are named elsewhere."""
     try:
-        one, two = read_frame(first), read_frame(second)
+        one, two = read_values(first), read_values(second)
     except UserError:
         return False
     return bool(one.min() < one.max()) and np.array_equal(one, two)

@@ -1,15 +1,16 @@
 """Weight files: reading anybody's, writing our own.
 
 A file of ours is a dictionary: `format`, `architecture` (the arguments of `SSTNet`), `class_names`, `input_size`
-(height, width), `model` (the weights to use: the EMA's) and, in a run's last.pth, `training` (what --resume needs).
-Released files (`utils.release_weights`) hold `frame_scales`, `confidence` and `provenance` too. Half-precision weights
-become float32 in the network.
+(height, width), `intensity` (how 16-bit and float frames become grey), `model` (the weights to use: the EMA's) and, in
+a run's last.pth, `training` (what --resume needs). Released files (`utils.release_weights`) hold `frame_scales`,
+`confidence` and `provenance` too. Half-precision weights become float32 in the network.
 Files are read with `weights_only=True`: they cannot run code.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import warnings
@@ -26,6 +27,7 @@ from torch import Tensor
 from nets import SSTNet
 from nets.motion_branch import MotionBranch
 from utils.cli import UserError
+from utils.frames import Intensity
 
 FORMAT = "sstnet-1"
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "model_data" / "sstnet_infrared.pth"
@@ -84,6 +86,7 @@ class LoadedNetwork:
     model: SSTNet
     class_names: tuple[str, ...]
     input_size: tuple[int, int]  # height, width
+    intensity: Intensity = "full"  # how the frames that it was trained with became grey
     frame_scales: tuple[float, float] | None = None  # how far frames are scaled (see `input_between`); None: no matter
     confidence: float | None = None  # to show detections from, where the file recommends one
     provenance: dict[str, Any] = field(default_factory=dict)  # how the weights were made, as far as the file says
@@ -232,12 +235,23 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Loaded
         extras = _extras(described)
         if len(class_names) != model.num_classes:
             raise ValueError(f"{len(class_names)} class names for {model.num_classes} classes")
+        intensity = _intensity(described.get("intensity", "full"))  # files of before there was a choice
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: weights of another network, or a damaged file ({error}); expected SSTNet's") from None
     report = load_weights(model, content)
     if not report.complete:
         raise UserError(f"{path}: weights of another network: {report}")
-    return LoadedNetwork(model.to(device).eval(), class_names, (int(height), int(width)), **extras)
+    return LoadedNetwork(model.to(device).eval(), class_names, (int(height), int(width)), intensity, **extras)
+
+
+def _intensity(value: Any) -> Intensity:
+    """What a file says of grey values; ValueError where it makes no sense."""
+    if value == "full":
+        return "full"
+    low, high = map(float, value)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"intensity {low} {high}")
+    return low, high
 
 
 def _extras(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,7 +284,7 @@ def _describe(content: Mapping[str, Any], source: str) -> Mapping[str, Any]:
 
 
 def checkpoint_of(
-    model: SSTNet, class_names: tuple[str, ...], input_size: tuple[int, int]
+    model: SSTNet, class_names: tuple[str, ...], input_size: tuple[int, int], intensity: Intensity = "full"
 ) -> dict[str, Any]:
     """The dictionary of a weight file."""
     return {
@@ -278,13 +292,20 @@ def checkpoint_of(
         "architecture": dict(model.architecture),
         "class_names": list(class_names),
         "input_size": list(input_size),
+        "intensity": intensity if intensity == "full" else list(intensity),
         "model": model.state_dict(),
     }
 
 
-def save_weights(path: str | Path, model: SSTNet, class_names: tuple[str, ...], input_size: tuple[int, int]) -> None:
+def save_weights(
+    path: str | Path,
+    model: SSTNet,
+    class_names: tuple[str, ...],
+    input_size: tuple[int, int],
+    intensity: Intensity = "full",
+) -> None:
     """Write a file that `load_network` reads without another word."""
-    save_atomically(checkpoint_of(model, class_names, input_size), path)
+    save_atomically(checkpoint_of(model, class_names, input_size, intensity), path)
 
 
 def save_atomically(content: dict[str, Any], path: str | Path, keep_as: Path | None = None) -> None:

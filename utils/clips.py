@@ -6,9 +6,7 @@ first frame after a jump counts as a first frame, which is repeated in front of 
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from utils.annotations import Annotations
 from utils.cli import UserError
-from utils.frames import read_frame, sequence_frames, split_runs
+from utils.frame_cache import FrameCache, NoCache
+from utils.frames import Intensity, read_frame, sequence_frames, split_runs
 from utils.letterbox import Letterbox
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -57,32 +56,6 @@ class ClipIndex:
         number, place = self._places[key_frame.parent][key_frame.name]
         last = len(runs[number]) - 1
         return [runs[number][min(max(0, place + offset), last)] for offset in offsets]
-
-
-class FrameCache:
-    """Least recently used letterboxed frames, at most `max_bytes` of pixels; 0 keeps none."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.used_bytes = 0
-        self._frames: OrderedDict[str, tuple[np.ndarray, Letterbox]] = OrderedDict()
-
-    def get(
-        self, path: Path, load: Callable[[Path], tuple[np.ndarray, Letterbox]]
-    ) -> tuple[np.ndarray, Letterbox]:
-        """The frame of a path, through `load(path)` when it is not held."""
-        key = os.fspath(path)
-        if key in self._frames:
-            self._frames.move_to_end(key)
-            return self._frames[key]
-        entry = load(path)
-        size = entry[0].nbytes
-        if size <= self.max_bytes:
-            while self.used_bytes + size > self.max_bytes:
-                self.used_bytes -= self._frames.popitem(last=False)[1][0].nbytes
-            self._frames[key] = entry
-            self.used_bytes += size
-        return entry
 
 
 @dataclass
@@ -132,8 +105,8 @@ class LoadingError(UserError):
 class ClipDataset(Dataset[ClipSample]):
     """The clips of all annotated key frames, letterboxed to `input_size` (H, W).
 
-    Neighbouring clips share frames, so each worker keeps letterboxed frames up to `cache_bytes` and decodes
-    none of those again. Labels are never changed. An unreadable frame raises `UserError`, in workers too.
+    Neighbouring clips share frames, and epochs do: what a `cache` keeps is not decoded again. Labels are never
+    changed. An unreadable frame raises `UserError`, in workers too.
     """
 
     def __init__(
@@ -141,13 +114,15 @@ class ClipDataset(Dataset[ClipSample]):
         annotations: Annotations,
         input_size: tuple[int, int],
         num_frames: int,
-        cache_bytes: int = 512 * 2**20,
+        cache: FrameCache | None = None,
+        intensity: Intensity = "full",
     ) -> None:
         self.annotations = annotations
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.num_frames = num_frames
         self.index = ClipIndex()
-        self.cache = FrameCache(cache_bytes)
+        self.cache = cache or NoCache()
+        self.intensity = intensity
 
     def __len__(self) -> int:
         return len(self.annotations.records)
@@ -164,11 +139,8 @@ class ClipDataset(Dataset[ClipSample]):
                 raise
             raise LoadingError(str(error)) from None
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "cache": FrameCache(self.cache.max_bytes)}  # a spawned worker starts empty
-
     def _load(self, path: Path) -> tuple[np.ndarray, Letterbox]:
-        grey = read_frame(path)  # (h, w)
+        grey = read_frame(path, self.intensity)  # (h, w)
         letterbox = Letterbox(grey.shape, self.input_size)
         return letterbox.image(grey), letterbox
 

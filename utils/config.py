@@ -11,6 +11,7 @@ import torch
 from utils.augment import Augmentation
 from utils.check_data import Config as DataCheck
 from utils.cli import UserError
+from utils.frames import Intensity, check_intensity
 
 PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}  # slices, layers
 DEFAULT_LR = {"sgd": 1e-2, "adam": 1e-3}
@@ -54,6 +55,9 @@ class TrainConfig:
     """Dropout of the motion branch's attention."""
     input_size: tuple[int, int] = (512, 512)
     """Height and width of the network's input, multiples of 32."""
+    intensity: Intensity = "full"
+    """How 16-bit and float frames become grey: full (the type's range) or LOW HIGH, values that become 0 and 255.
+    8-bit frames stay as they are. Weight files keep it, so that detection follows it."""
 
     epochs: int = 100
     """Epochs to train."""
@@ -102,8 +106,12 @@ class TrainConfig:
     """Seed of all chance in the run."""
     workers: int = 2
     """Processes that read clips."""
-    cache_mb: int = 512
-    """Memory for decoded frames in each worker, in MiB."""
+    cache: Literal["off", "ram", "disk"] = "ram"
+    """Keep decoded frames from epoch to epoch: in memory that all workers share, or in files that all runs do."""
+    cache_mb: int = 1024
+    """Most memory for frames kept in memory, in MiB; those beyond it are read every time."""
+    cache_dir: Path = Path("runs/cache")
+    """Folder for frames kept in files."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     amp: Literal["off", "bf16", "fp16"] = "off"
@@ -158,6 +166,7 @@ class TrainConfig:
         for holds, message in checks:
             if not holds:
                 raise UserError(message)
+        check_intensity(self.intensity)
         for name in ("epochs", "batch_size", "val_interval", "accumulate", "rank_timeout"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more")
@@ -207,6 +216,7 @@ class TrainConfig:
             train_list=self.annotations("train"),
             val_list=self.annotations("val"),
             num_classes=len(read_class_names(self.classes)),
+            intensity=self.intensity,
             output=self.run_dir.with_name(f"{self.run_dir.name}_data"),
         )
 

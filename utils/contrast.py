@@ -10,17 +10,17 @@ from tqdm import tqdm
 
 from utils.annotations import Annotations, FrameRecord
 from utils.cli import UserError
-from utils.frames import read_frame
+from utils.frames import Intensity, read_frame
 from utils.scr import measure_scr
 
 READERS = 4  # threads
 AHEAD = 256  # frames that may wait for the slowest of them
 
 
-def measure_contrasts(annotations: Annotations) -> list[float]:
+def measure_contrasts(annotations: Annotations, intensity: Intensity = "full") -> list[float]:
     """Signal-to-clutter ratio of each of the COCO annotations; NaN for crowd regions and where it cannot be measured.
 
-    What the annotations say themselves ("scr") counts; frames are only read for the others.
+    What the annotations say themselves ("scr") counts; frames are only read for the others, by the rule of `intensity`.
     """
     values = [_stated(annotation) for annotation in annotations.coco["annotations"]]
     missing: dict[int, list[int]] = {}
@@ -31,7 +31,7 @@ def measure_contrasts(annotations: Annotations) -> list[float]:
 
     def measure(record: FrameRecord) -> list[tuple[int, float]]:
         try:
-            frame = read_frame(record.path)
+            frame = read_frame(record.path, intensity)
         except UserError:  # a frame that detection did not need
             return []
         return [(n, box_scr(frame, boxes[n])) for n in missing[record.image_id]]

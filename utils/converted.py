@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,22 @@ class CocoBuilder:
         return {"images": self.images, "annotations": self.annotations, "categories": categories}
 
 
+def refuse_source(output: Path, files: Iterable[Path] = (), folders: Iterable[Path] = ()) -> None:
+    """`UserError` where an output is a source file, or lies in a source folder, or has one in it."""
+    place = output.resolve()
+    for source in files:
+        if source.resolve() == place:
+            raise UserError(f"{output}: is a source, which is never written to; give another --output")
+    for folder in folders:
+        source = folder.resolve()
+        if place.is_relative_to(source) or source.is_relative_to(place):
+            how = "lies in" if place.is_relative_to(source) else "holds"
+            raise UserError(f"{output}: {how} the source {folder}, which is never written to; give another --output")
+
+
 def new_folder(output: Path, *sources: Path) -> None:
     """Make an empty output folder that lies in none of the source folders; `UserError` otherwise."""
-    for source in sources:
-        folder = source if source.is_dir() else source.parent
-        if output.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{output}: lies in the source {folder}, which is never written to; give another --output")
+    refuse_source(output, folders=[source if source.is_dir() else source.parent for source in sources])
     try:
         if output.exists() and any(output.iterdir()):
             raise UserError(f"{output}: folder is not empty; give another --output")

@@ -29,6 +29,7 @@ class SplitSummary:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (h, w) of the frames in the folders
     scr: list[float] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
+    deep: list[tuple[float, float]] = field(default_factory=list)  # range of values of frames of more than 8 bits
 
     def lines(self) -> list[str]:
         """The summary as text."""
@@ -39,7 +40,7 @@ class SplitSummary:
         targets = ", ".join(f"{count} in {n}" for count, n in sorted(self.targets.items()))
         told = [order.smoothness for order in self.orders if order.smoothness is not None]
         order = f"median {np.median(told):.2f}, lowest {min(told):.2f}" if told else "cannot be told"
-        return [
+        lines = [
             f"{self.name}: {self.frames} frames in {len(self.sequences)} sequences of {longest}",
             f"  frame sizes (width x height): {sizes or 'unknown'}{more}",
             f"  targets a frame: {targets}",
@@ -47,6 +48,13 @@ class SplitSummary:
             f"  contrast (SCR): {_spread(self.scr, '')}",
             f"  smoothness of the frames' order (1 best, 0 chance): {order}",
         ]
+        if self.deep:
+            low, high = np.min(self.deep, axis=0)[0], np.max(self.deep, axis=0)[1]
+            lines.append(
+                f"  values of the {len(self.deep)} 16-bit or float frames looked at: {low:g} to {high:g}, but for "
+                f"0.1 % at either end; to use this range alone: --intensity {low:g} {high:g}"
+            )
+        return lines
 
 
 def _spread(values: Sequence[float], unit: str) -> str:

@@ -28,7 +28,7 @@ from utils.annotations import Annotations
 from utils.checkpoint import LoadedNetwork, load_network
 from utils.cli import UserError
 from utils.clips import normalise_frames
-from utils.frames import read_frame, read_image_size, sequence_frames, split_runs
+from utils.frames import Intensity, read_frame, read_image_size, sequence_frames, split_runs
 from utils.letterbox import Letterbox, input_between
 from utils.onnx_network import OnnxNetwork
 
@@ -170,8 +170,9 @@ class Detector:
 
     `min_confidence`, `nms` (IoU) and `max_detections` are those of the published evaluation. `chunk`
     consecutive frames go through the network together, and are read ahead of it (0: as many as suit the device).
-    `repeat_key_frame` makes it a single-frame detector. With `frame_scales` (least, most) the input is not
-    `input_size` for all frames but what `input_between` makes of a frame's size.
+    `repeat_key_frame` makes it a single-frame detector. `intensity` is how deep frames are to become grey. With
+    `frame_scales` (least, most) the input is not `input_size` for all frames but what `input_between` makes of a
+    frame's size.
     """
 
     def __init__(
@@ -186,6 +187,7 @@ class Detector:
         max_detections: int = 100,
         chunk: int = 0,
         repeat_key_frame: bool = False,
+        intensity: Intensity = "full",
         frame_scales: tuple[float, float] | None = None,
     ) -> None:
         if any(side <= 0 or side % 32 for side in input_size):
@@ -207,6 +209,7 @@ class Detector:
         self.chunk = chunk or frames_together(self.input_size, self.device)
         self.read_ahead = chunk or max(self.chunk, READERS)
         self.repeat_key_frame = repeat_key_frame
+        self.intensity = intensity
         self.frame_scales = frame_scales
 
     @classmethod
@@ -215,10 +218,11 @@ class Detector:
         weights: str | Path,
         device: str | torch.device = "cpu",
         input_size: tuple[int, int] | None = None,
+        intensity: Intensity | None = None,
         **protocol: object,
     ) -> Detector:
-        """The network of a file that `open_network` reads; the input size is what the file says of it unless given."""
-        return cls.of(open_network(weights, device), device, input_size, **protocol)
+        """The network of a file that `open_network` reads; input size and intensity are what it says unless given."""
+        return cls.of(open_network(weights, device), device, input_size, intensity, **protocol)
 
     @classmethod
     def of(
@@ -226,12 +230,13 @@ class Detector:
         network: LoadedNetwork,
         device: str | torch.device = "cpu",
         input_size: tuple[int, int] | None = None,
+        intensity: Intensity | None = None,
         **protocol: object,
     ) -> Detector:
         """The detector of a network that was loaded already."""
         scales = None if input_size else network.frame_scales
-        size = input_size or network.input_size
-        return cls(network.model, network.class_names, size, device, frame_scales=scales, **protocol)
+        size, rule = input_size or network.input_size, intensity or network.intensity
+        return cls(network.model, network.class_names, size, device, intensity=rule, frame_scales=scales, **protocol)
 
     def letterbox(self, image_size: tuple[int, int]) -> Letterbox:
         """How frames of a size (h, w) go into the network."""
@@ -271,7 +276,7 @@ class Detector:
         num_frames = 1 if self.repeat_key_frame else self.model.num_frames
         blocks = plan_blocks(annotations, num_frames, self.letterbox)
         frames = ((block, position) for block in blocks for position in range(len(block.paths)))
-        inputs = _map_ahead(_read_block_frame, frames, depth=2 * self.read_ahead)
+        inputs = _map_ahead(partial(_read_block_frame, intensity=self.intensity), frames, 2 * self.read_ahead)
         network = self.network()
         for block, members in groupby(inputs, key=itemgetter(0)):
             network.reset()
@@ -331,11 +336,11 @@ def _fit_frame(numbered: tuple[int, np.ndarray], letterbox: Letterbox) -> np.nda
     return letterbox.image(frame)
 
 
-def _read_block_frame(member: tuple[Block, int]) -> tuple[Block, int, np.ndarray]:
+def _read_block_frame(member: tuple[Block, int], intensity: Intensity) -> tuple[Block, int, np.ndarray]:
     """Read and letterbox one frame of a block."""
     block, position = member
     path = block.paths[position]
-    frame = read_frame(path)
+    frame = read_frame(path, intensity)
     if frame.shape != tuple(block.letterbox.image_size):
         (height, width), (first_height, first_width) = frame.shape, block.letterbox.image_size
         raise UserError(

@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.cli import UserError
 from utils.frame_order import Order, judge_run, thumbnail, windows
-from utils.frames import read_frame, read_image_size, sequence_frames, split_runs
+from utils.frames import Intensity, read_image_size, read_values, sequence_frames, split_runs, to_grey
 from utils.scr import measure_scr
 
 BLOCK = 4096  # bytes of a file's start, middle and end that stand for it until a pair is compared as a whole
@@ -28,6 +28,7 @@ class FolderJob:
     where: Mapping[str, str]
     boxes: Mapping[str, np.ndarray]
     decode: bool  # all pixels; otherwise those of a few windows
+    intensity: Intensity = "full"
 
     @property
     def label(self) -> str:
@@ -48,6 +49,7 @@ class FolderFacts:
     digests: dict[str, bytes] = field(default_factory=dict)  # by file name; equal ones may be the same picture
     scr: list[float] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
+    deep: list[tuple[float, float]] = field(default_factory=list)  # range of values of frames of more than 8 bits
 
 
 def inspect_folder(job: FolderJob) -> FolderFacts:
@@ -138,7 +140,10 @@ def _look(job: FolderJob, run: Sequence[Path], facts: FolderFacts) -> None:
     for place in wanted:
         path = run[place]
         try:
-            frame = read_frame(path)
+            values = read_values(path)
+            if values.dtype != np.uint8 and np.isfinite(values).all():
+                facts.deep.append(tuple(np.percentile(values, [0.1, 99.9]).tolist()))
+            frame = to_grey(values, job.intensity, path)
         except UserError as error:
             facts.errors.append(f"{job.where.get(path.name, job.label)}: {error}")
             continue

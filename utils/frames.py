@@ -1,11 +1,12 @@
 """Frames on disk: reading one as grey, the order of a folder's frames, and its runs without a jump.
 
-Every image type that Pillow reads is taken. Grey values follow one rule for all frames of all sequences, so
-that a target's contrast never depends on what else its frame shows.
+Every image type that Pillow reads is taken. Grey values follow one rule (`Intensity`) for all frames of all sequences,
+so that a target's contrast never depends on what else its frame shows.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import struct
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -22,6 +24,10 @@ from utils.cli import UserError
 
 # What Pillow raises on broken files, beyond OSError (which UnidentifiedImageError is a kind of).
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# How 16-bit and float values become 8-bit grey: the type's full range, or a window LOW, HIGH of values that becomes
+# 0..255, with what lies outside cut off. 8-bit values stay as they are under any rule.
+Intensity = Literal["full"] | tuple[float, float]
+
 NOT_STILL_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # registered by Pillow, but nothing it can decode
 
 
@@ -49,36 +55,67 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> UserError:
     return UserError(f"{path}: truncated or broken image ({reason}); replace the file by a whole copy")
 
 
-def read_frame(path: str | os.PathLike) -> np.ndarray:
-    """Read an image as (h, w) uint8 grey.
+def read_values(path: str | os.PathLike) -> np.ndarray:
+    """Read an image as grey (h, w) of the file's own depth: uint8, an integer type of more bits, or float.
 
-    8-bit grey stays as it is; colour and palette images become luminance (ITU-R 601); 16-bit grey is divided
-    by 257 and rounded (0..65535 -> 0..255); float grey is taken as 0..255 and rounded. Of a file with several
-    images the first is read. `UserError` if it is missing, truncated or undecodable, or leaves these ranges.
+    Colour and palette images become luminance (ITU-R 601), uint8. Of a file with several images the first is read.
+    `UserError` if it is missing, truncated or undecodable.
     """
     try:
         with Image.open(path) as image:
             if image.mode == "F" or image.mode.startswith("I"):
-                values = np.asarray(image).astype(np.float64)
-            else:
-                return np.array(image.convert("L"))
+                return np.array(image)
+            return np.array(image.convert("L"))
     except DECODING_ERRORS as error:
         raise _unreadable(path, error) from None
-    return _eight_bit(path, values, is_float=image.mode == "F")
 
 
-def _eight_bit(path: str | os.PathLike, values: np.ndarray, is_float: bool) -> np.ndarray:
-    """16-bit or float values (h, w) -> uint8 by a rule that looks at no other pixel; refuses other ranges."""
+def read_frame(path: str | os.PathLike, intensity: Intensity = "full") -> np.ndarray:
+    """Read an image as (h, w) uint8 grey; `read_values` with `to_grey` after it."""
+    return to_grey(read_values(path), intensity, path)
+
+
+def to_grey(values: np.ndarray, intensity: Intensity, where: object) -> np.ndarray:
+    """Grey (h, w) of any depth -> uint8, by a rule that looks at no other pixel; uint8 stays as it is.
+
+    "full": 16-bit values are divided by 257 and rounded (0..65535 -> 0..255), float values are taken as 0..255 and
+    rounded. A window (low, high): low becomes 0, high 255, what is outside is cut off. `UserError` naming `where` if
+    values leave the full range, or are no numbers.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if not np.isfinite(values).all():
+        raise UserError(f"{where}: has pixels that are infinite or no number; replace the frame by a sound one")
+    low, high = (0, _full_range(values, where)) if intensity == "full" else intensity
+    return np.rint(np.clip((values.astype(np.float64) - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
+
+
+def _full_range(values: np.ndarray, where: object) -> int:
+    """The highest value of the type's range; refuses values that leave it."""
     low, high = float(values.min()), float(values.max())
+    is_float = values.dtype.kind == "f"
     limit = 255 if is_float else 65535
-    if not (low >= -0.5 and high < limit + 0.5):  # also false for NaN
+    if low < -0.5 or high >= limit + 0.5:
         raise UserError(
-            f"{path}: grey values {low:g} to {high:g}; expected 0 to {limit} in a "
-            f"{'float' if is_float else '16-bit'} image: rescale all frames of the data set by one rule"
+            f"{where}: grey values {low:g} to {high:g}; expected 0 to {limit} in a "
+            f"{'float' if is_float else '16-bit'} image: bring all frames of the data set into that range, or give "
+            "another as --intensity LOW HIGH, which training, detection and the data check take"
         )
     if is_float and 0 < high <= 1:
-        raise UserError(f"{path}: float grey values reach only {high:g}; expected 0 to 255: multiply by 255")
-    return np.rint(values * (255 / limit)).astype(np.uint8)
+        raise UserError(
+            f"{where}: float grey values reach only {high:g}; expected 0 to 255: multiply by 255, or give --intensity "
+            "0 1, which training, detection and the data check take"
+        )
+    return limit
+
+
+def check_intensity(intensity: Intensity) -> None:
+    """`UserError` where a window is none."""
+    if intensity == "full":
+        return
+    low, high = intensity
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(f"--intensity {low:g} {high:g}: give LOW and HIGH, LOW below HIGH, or full")
 
 
 def read_image_size(path: str | os.PathLike) -> tuple[int, int]:

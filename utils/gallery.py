@@ -21,7 +21,7 @@ from utils.clips import ClipIndex
 from utils.drawing import COLOURS, Mark, Rect, blend, mark_lines, text_masks
 from utils.evaluation import Scored
 from utils.evaluation_groups import number_sequences
-from utils.frames import natural_key, read_frame
+from utils.frames import Intensity, natural_key, read_frame
 from utils.pd_fa import CENTRE_DISTANCE
 
 CELL = 240  # pixels a side of a magnified place
@@ -134,9 +134,12 @@ def _episodes(file_names: Sequence[str], image: np.ndarray, centres: np.ndarray)
 class Gallery:
     """Draws cases from the frames of a data set; `num_frames` is the length of the network's clips."""
 
-    def __init__(self, scored: Scored, annotations: Annotations, num_frames: int = 5) -> None:
+    def __init__(
+        self, scored: Scored, annotations: Annotations, num_frames: int = 5, intensity: Intensity = "full"
+    ) -> None:
         self.scored = scored
         self.num_frames = num_frames
+        self.intensity = intensity
         self.index = ClipIndex()
         position = {image_id: n for n, image_id in enumerate(scored.truth.image_ids.tolist())}
         known = [(record, position[record.image_id]) for record in annotations.records if record.image_id in position]
@@ -149,7 +152,7 @@ class Gallery:
         if not key.is_file():
             raise UserError(f"{key}: no such frame; the gallery needs the frames: give --data-root, or --gallery 0")
         paths = self.index.clip(key, self.num_frames)
-        frames = [read_frame(path) for path in paths]
+        frames = [read_frame(path, self.intensity) for path in paths]
         side = min(max(SIDE, int(3 * case.box[2:].max())), *frames[-1].shape)
         window = _window(case.box[:2] + case.box[2:] / 2, side, frames[-1].shape)
         crops = [frame[window.top : window.bottom, window.left : window.right] for frame in frames]

@@ -28,7 +28,8 @@ from utils.cli import UserError, run_command
 from utils.clips import normalise_frames
 from utils.config import TrainConfig
 from utils.evaluation_report import make_folder, read_json
-from utils.synthetic import PRESETS, make_sequence
+from utils.synthetic import make_sequence
+from utils.synthetic_presets import PRESETS
 
 LARGEST = 25_000_000  # bytes
 CONFIDENCE_TOLERANCE = 0.01  # by which a detection's confidence may change
@@ -36,7 +37,7 @@ BOX_TOLERANCE = 0.25  # input pixels by which a side of a box may move
 SURE = 0.05  # boxes of at least this confidence are compared: the others are drawn by nobody
 CHECK_FRAMES, CHECK_SIZE = 6, (96, 96)
 WITHOUT_EFFECT = (  # settings that change no weight
-    "data_root", "val_list", "run_dir", "resume", "device", "workers", "cache_mb", "dry_run", "check_data",
+    "data_root", "val_list", "run_dir", "resume", "device", "workers", "cache", "cache_mb", "cache_dir", "dry_run", "check_data",
     "rank_timeout", "val_interval", "save_interval", "checkpoint_every",
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from utils.cli import UserError
 LAST, PREVIOUS = "last.pth", "previous.pth"
 # Settings that decide which clips the steps of an epoch see, and those that say nothing of the training itself.
 ORDER = ("seed", "epoch_share", "batch_size", "data_root", "train_list")
-PASSING = ("resume", "run_dir", "dry_run")
+PASSING = ("resume", "run_dir", "dry_run", "cache", "cache_mb", "cache_dir")
 
 
 @dataclass

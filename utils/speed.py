@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +44,13 @@ def measure_speed(detector: Detector, paths: Sequence[Path]) -> dict[str, float 
     What `measure_in_memory` gives, and `fps_with_reading`: reading and decoding too (from the operating system's
     cache, as the frames have just been read).
     """
-    images = [read_frame(paths[0])]
-    images += map(read_frame, paths[1 : 2 * detector.together(detector.letterbox(images[0].shape))])
+    read = partial(read_frame, intensity=detector.intensity)
+    images = [read(paths[0])]
+    images += map(read, paths[1 : 2 * detector.together(detector.letterbox(images[0].shape))])
     count = min(max(int(SECONDS / warm_up(detector, images) * len(images)), len(images)), len(paths))
     paths = paths[:count]
-    measured = measure_in_memory(detector, [read_frame(path) for path in paths])
-    reading = _seconds(detector, lambda: _consume(detector.stream(map(read_frame, paths))))
+    measured = measure_in_memory(detector, [read(path) for path in paths])
+    reading = _seconds(detector, lambda: _consume(detector.stream(map(read, paths))))
     return measured | {"fps_with_reading": count / reading}
 
 

@@ -1,4 +1,4 @@
-"""Synthetic infrared sequences with small moving targets: presets, and one sequence from background to annotations.
+"""Synthetic infrared sequences with small moving targets: one sequence, from background to annotations.
 
 A sequence is made of a scene that stands still, a camera that drifts over it, targets that move relative to the scene,
 distractors that look the same but do not, occluders, and a sensor; real footage can take the place of scene, camera
@@ -18,6 +18,7 @@ from utils.synthetic_background import Rng, crop_scene, paint_scene
 from utils.synthetic_camera import Camera, make_sensor, plan_camera, take_frames
 from utils.synthetic_footage import Footage, annotated_blobs, to_grey, track_camera
 from utils.synthetic_occluders import paint_occluder
+from utils.synthetic_presets import Range, SceneModel
 from utils.synthetic_targets import (
     Blob,
     calibrate,
@@ -28,84 +29,6 @@ from utils.synthetic_targets import (
     still_track,
     stuck_track,
 )
-
-Range = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class SceneModel:
-    """Ranges that every sequence draws its own values from; lengths in pixels, levels in grey levels."""
-
-    scenes: tuple[tuple[str, float], ...]  # kind of scene, its share
-    scr: Range
-    target_size: Range  # extent (four sigma) of a target
-    targets: tuple[int, int]  # at the same time
-    distractors: tuple[int, int]  # stand still on the ground
-    speed: Range  # of a target relative to the background, a frame
-    amplitude: Range = (15.0, 250.0)  # of a target's centre above its surroundings
-    turn: float = 1.5  # deviation of a heading's rate, degrees a frame
-    confined: bool = False  # targets never leave the frame
-    occlusion: float = 0.0  # share of targets that pass behind something
-    box_side: int | None = None  # fixed box, where the target fits; None: its size plus `box_margin` on every side
-    box_margin: float = 1.75
-    box_jitter: float = 0.0  # deviation of a box's centre from the target's
-    density: float = 1.0  # structures on the ground
-    camera_speed: Range = (0.1, 0.6)  # a frame
-    camera_jitter: Range = (0.05, 0.2)
-    rotation: Range = (0.0, 1.5)  # degrees
-    zoom: Range = (0.0, 0.02)  # fraction
-    deviation: Range = (17.0, 26.0)  # of the background
-    noise: Range = (1.5, 2.5)
-    columns: Range = (0.3, 1.2)  # fixed column pattern
-    stuck: tuple[int, int] = (0, 0)  # distractors that stand still in the frame, as dirt and repaired pixels do
-    dead_pixels: tuple[int, int] = (0, 2)
-    vignetting: Range = (0.0, 0.1)  # loss in the corners, fraction
-
-
-PRESETS = {
-    "easy": SceneModel(
-        scenes=(("ground", 0.4), ("sky", 0.35), ("sea", 0.25)),
-        scr=(4.0, 8.0),
-        target_size=(3.0, 5.0),
-        targets=(1, 2),
-        distractors=(0, 1),
-        speed=(1.0, 2.0),
-        occlusion=0.2,
-    ),
-    "daub": SceneModel(
-        scenes=(("ground", 1.0),),
-        scr=(1.0, 5.0),
-        target_size=(1.2, 2.8),
-        targets=(1, 1),
-        distractors=(1, 3),
-        speed=(0.18, 0.9),
-        amplitude=(60.0, 300.0),
-        confined=True,
-        occlusion=0.05,
-        box_side=8,
-        box_jitter=0.4,
-        camera_speed=(0.3, 0.9),
-        camera_jitter=(0.1, 0.7),
-        rotation=(0.0, 0.5),
-        zoom=(0.0, 0.01),
-        deviation=(18.0, 55.0),
-        noise=(0.7, 2.4),
-        columns=(0.8, 1.6),
-        vignetting=(0.0, 0.05),
-    ),
-    "hard": SceneModel(
-        scenes=(("ground", 0.6), ("sky", 0.2), ("sea", 0.2)),
-        scr=(2.5, 5.0),
-        target_size=(3.0, 5.0),
-        targets=(1, 3),
-        distractors=(4, 7),
-        speed=(1.0, 2.0),
-        occlusion=0.6,
-        camera_speed=(0.1, 0.8),
-        camera_jitter=(0.05, 0.3),
-        noise=(2.0, 4.0),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -153,8 +76,10 @@ def make_sequence(
         deviation=_scale(rng, model.deviation),
         noise=_scale(rng, model.noise),
         columns=rng.uniform(*model.columns),
+        pattern=_scale(rng, model.pattern),
         dead_pixels=int(rng.integers(model.dead_pixels[0], model.dead_pixels[1] + 1)),
         vignetting=rng.uniform(*model.vignetting),
+        mean=_scale(rng, model.mean),
     )
     levels = sensor.expose(take_frames(scene, camera))
     blobs = _place_blobs(rng, model, camera, levels, [])
@@ -175,7 +100,9 @@ def make_sequence_in(rng: Rng, model: SceneModel, footage: Footage) -> Sequence:
 
 
 def _scale(rng: Rng, limits: Range) -> float:
-    """A ratio or level between two limits, uniform in its logarithm."""
+    """A ratio or level between two limits, uniform in its logarithm; limits that are one need no draw."""
+    if limits[0] == limits[1]:
+        return limits[0]
     return float(np.exp(rng.uniform(*np.log(limits))))
 
 
@@ -191,7 +118,8 @@ def _place_blobs(rng: Rng, model: SceneModel, camera: Camera, levels: np.ndarray
         start = 0
         while start <= frames - 8:
             enters = not model.confined and (start > 0 or rng.random() < 0.5)
-            blob = place(partial(plan_track, rng, camera, start, enters, model.turn, model.confined), True)
+            track = partial(plan_track, rng, camera, start, enters, model.turn, model.confined, band=model.band)
+            blob = place(track, True)
             if not blob.shown.any():
                 start += 8
                 continue

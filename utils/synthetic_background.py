@@ -8,6 +8,8 @@ and small bright points that look like targets in a single frame.
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from scipy import fft
@@ -19,17 +21,19 @@ Rng = np.random.Generator
 
 
 def spectral_texture(
-    rng: Rng, shape: tuple[int, int], beta: float, stretch: float = 1.0, largest: float = 400.0
+    rng: Rng, shape: tuple[int, int], beta: float, stretch: float = 1.0, largest: float = 400.0, tilt: float = 0.0
 ) -> np.ndarray:
     """Gaussian texture of unit deviation, power falling as frequency^-beta.
 
-    `stretch` > 1 lengthens it along the rows (ground and sea seen from a slant); periods longer than `largest` pixels
-    hold no more power than that period.
+    `stretch` > 1 lengthens it along the rows (ground and sea seen from a slant), or `tilt` degrees off them; periods
+    longer than `largest` pixels hold no more power than that period.
     """
     rows, columns = (fft.next_fast_len(side, real=True) for side in shape)
     fy = fft.fftfreq(rows).astype(np.float32)[:, None]
-    fx = fft.rfftfreq(columns).astype(np.float32)[None] * stretch
-    power = np.maximum(fy * fy + fx * fx, 1.0 / largest**2)
+    fx = fft.rfftfreq(columns).astype(np.float32)[None]
+    cosine, sine = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
+    along, across = (cosine * fx + sine * fy) * stretch, cosine * fy - sine * fx
+    power = np.maximum(across * across + along * along, 1.0 / largest**2)
     noise = rng.standard_normal((rows, columns), dtype=np.float32)
     texture = fft.irfft2(fft.rfft2(noise) * power ** (-beta / 4), s=(rows, columns))
     texture = texture[: shape[0], : shape[1]]
@@ -256,7 +260,63 @@ def sea_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarray:
     return canvas.picture
 
 
-SCENES = {"ground": ground_scene, "sky": sky_scene, "sea": sea_scene}
+def overcast_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarray:
+    """Layers of cloud without gaps, long and slanted, brighter towards the horizon, their detail in part of the sky."""
+    fine = shape[0] * SUPERSAMPLING, shape[1] * SUPERSAMPLING
+    stretch, tilt = rng.uniform(1.5, 5.0), rng.normal(0, 12)
+    layers = spectral_texture(rng, fine, rng.uniform(3.2, 3.8), stretch, largest=600, tilt=tilt)
+    detail = spectral_texture(rng, fine, rng.uniform(2.4, 3.0), 0.6 * stretch, largest=80, tilt=2 * tilt)
+    where = np.clip(0.4 + spectral_texture(rng, fine, 3.4, stretch, largest=600, tilt=tilt), 0, 2)
+    grade = np.linspace(-1, 1, fine[0], dtype=np.float32)[:, None] * rng.uniform(0.2, 1.2)
+    picture = grade + layers + density * rng.uniform(0.03, 0.2) * where * detail
+    return np.ascontiguousarray(picture, dtype=np.float32)
+
+
+def _skyline(rng: Rng, columns: int, tall: float) -> np.ndarray:
+    """Height (columns,) of what stands on the horizon, up to about `tall`: crowns of trees, or roofs."""
+    if rng.random() < 0.85:
+        crowns = spectral_texture(rng, (16, columns), beta=rng.uniform(2.6, 3.3), largest=150)[0]
+        return tall * np.clip(rng.uniform(0.3, 0.6) + 0.25 * crowns, 0, 1.2)
+    ends = np.sort(rng.choice(columns, max(2, columns // int(rng.uniform(30, 90))), replace=False))
+    heights = rng.uniform(0.1, 1.0, len(ends) + 1) * (rng.random(len(ends) + 1) < 0.8)
+    return tall * heights[np.searchsorted(ends, np.arange(columns))]
+
+
+def horizon_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarray:
+    """Smooth sky over a warm, saturated skyline and field; local gain leaves the sky dark just above them."""
+    fine = shape[0] * SUPERSAMPLING, shape[1] * SUPERSAMPLING
+    height, width = shape
+    hills = spectral_texture(rng, (16, fine[1]), beta=3.6)[0] * rng.uniform(0, 0.03)
+    edge = (rng.uniform(0.62, 0.88) + hills) * height
+    y = (np.arange(fine[0], dtype=np.float32)[:, None] + 0.5) / SUPERSAMPLING
+    above = (edge - y) / height
+    halo = rng.uniform(0.4, 1.6) * np.exp(-np.clip(above, 0, None) / rng.uniform(0.04, 0.16))
+    sky = rng.uniform(-0.4, 0.4) * above - halo + rng.uniform(0.005, 0.04) * spectral_texture(rng, fine, beta=3.2)
+    if rng.random() < 0.6:  # low clouds
+        bank = spectral_texture(rng, fine, beta=rng.uniform(2.7, 3.4), stretch=rng.uniform(2.0, 7.0), largest=250)
+        cover = np.clip(rng.uniform(0.7, 2) * (bank - np.quantile(bank[::4, ::4], rng.uniform(0.75, 0.97))), 0, 1)
+        low = np.exp(-(((above - rng.uniform(0, 0.3)) / rng.uniform(0.04, 0.2)) ** 2))
+        sky += rng.uniform(0.3, 3.0) * cover * low
+    grain = spectral_texture(rng, fine, beta=rng.uniform(1.6, 2.4), stretch=rng.uniform(2.0, 5.0), largest=60)
+    field = rng.uniform(0.2, 1.2) + rng.uniform(0.5, 2.0) * np.exp(10 * np.clip(above, -1, 0))
+    canvas = Canvas(rng, shape, np.where(above > 0, sky, field + rng.uniform(0.03, 0.25) * grain).astype(np.float32))
+    tops = edge - density * rng.uniform(0.02, 0.16) * height * _skyline(rng, fine[1], 1.0)
+    streaks = spectral_texture(rng, fine, beta=2.0, stretch=rng.uniform(0.3, 0.8), largest=40)
+    wood = rng.uniform(1.2, 3.5) + rng.uniform(0.1, 0.5) * streaks
+    canvas.picture = np.where((y > tops) & (above > -2 / height), wood, canvas.picture).astype(np.float32)
+    for _ in range(rng.integers(1, 7) if rng.random() < 0.3 else 0):
+        x, foot = rng.uniform(0, width), float(edge.max()) + 2
+        canvas.line(np.array([(x, foot), (x, foot - rng.uniform(0.06, 0.2) * height)]), 0.7, rng.uniform(1.5, 3.5))
+    return canvas.picture
+
+
+SCENES = {
+    "ground": ground_scene,
+    "sky": sky_scene,
+    "sea": sea_scene,
+    "overcast": overcast_scene,
+    "horizon": horizon_scene,
+}
 
 
 def paint_scene(rng: Rng, kind: str, shape: tuple[int, int], density: float) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.synthetic_background import SUPERSAMPLING, Rng
 
-MEAN_GREY = 127.5  # of every frame, as automatic gain leaves it
+MEAN_GREY = 127.5  # middle of the range; noise is stated for it
 
 
 @dataclass(frozen=True)
@@ -86,21 +86,22 @@ class Sensor:
     """What one sensor adds, drawn once a sequence; `expose` and `read_out` apply it."""
 
     gain: np.ndarray  # (H, W) vignetting
-    columns: np.ndarray  # (W,) grey levels
+    pattern: np.ndarray  # (H, W) noise that stands still in the frame, grey levels
     noise: np.ndarray  # (N, H, W) standard normal
     noise_level: float  # grey levels at the mean grey
     deviation: float  # grey levels of the background
+    mean: float  # grey level of every frame, as automatic gain leaves it
     dead: tuple[tuple[int, int, int], ...]  # row, column, stuck grey level
 
     def expose(self, background: np.ndarray) -> np.ndarray:
-        """Background (N, H, W) of any level -> grey levels with noise, every frame's mean at `MEAN_GREY`."""
+        """Background (N, H, W) of any level -> grey levels with noise, every frame's mean at `self.mean`."""
         mean = background.mean((1, 2), keepdims=True)
-        frames = (background - mean) * (self.deviation / max(background.std((1, 2)).mean(), 1e-3)) + MEAN_GREY
+        frames = (background - mean) * (self.deviation / max(background.std((1, 2)).mean(), 1e-3)) + self.mean
         frames *= self.gain
-        frames += self.columns
+        frames += self.pattern
         shot = np.sqrt(np.clip(0.5 + 0.5 * frames / MEAN_GREY, 0.1, None))
         frames += self.noise_level * shot * self.noise
-        frames += MEAN_GREY - frames.mean((1, 2), keepdims=True)
+        frames += self.mean - frames.mean((1, 2), keepdims=True)
         return self._with_dead_pixels(frames)
 
     def read_out(self, frames: np.ndarray) -> np.ndarray:
@@ -120,21 +121,30 @@ def make_sensor(
     deviation: float,
     noise: float,
     columns: float,
+    pattern: float,
     dead_pixels: int,
     vignetting: float,
+    mean: float,
 ) -> Sensor:
-    """A sensor with shot and read noise, fixed column pattern (deviation, grey levels), dead pixels and a dark rim."""
+    """A sensor with shot and read noise, fixed noise of columns and of pixels, dead pixels and a dark rim.
+
+    `columns` and `pattern` are deviations in grey levels.
+    """
     height, width = frame_size
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     radius = np.hypot((x - width / 2) / width, (y - height / 2) / height) / np.hypot(0.5, 0.5)
     dead = tuple(
         (int(rng.integers(height)), int(rng.integers(width)), int(rng.choice([0, 255]))) for _ in range(dead_pixels)
     )
+    fixed = np.tile(rng.normal(0, columns, width).astype(np.float32), (height, 1))
+    if pattern:
+        fixed += pattern * rng.standard_normal((height, width), dtype=np.float32)
     return Sensor(
         gain=(1 - vignetting * radius**2).astype(np.float32),
-        columns=rng.normal(0, columns, width).astype(np.float32),
+        pattern=fixed,
         noise=rng.standard_normal((frames, height, width), dtype=np.float32),
         noise_level=noise,
         deviation=deviation,
+        mean=mean,
         dead=dead,
     )

@@ -16,9 +16,11 @@ from tqdm import tqdm
 
 from utils.annotations import FrameRecord
 from utils.cli import UserError
+from utils.converted import refuse_source
 from utils.frames import read_frame, sequence_frames
-from utils.synthetic import SceneModel, make_sequence, make_sequence_in
+from utils.synthetic import make_sequence, make_sequence_in
 from utils.synthetic_footage import Run, find_runs, read_footage
+from utils.synthetic_presets import SceneModel
 
 SPLITS = ("train", "test")
 LISTS = {"train": "coco_train_DAUB.txt", "test": "coco_val_DAUB.txt"}
@@ -95,6 +97,8 @@ def write_dataset(
         raise UserError("--backgrounds and --footage: give one of them")
     pictures = _split_pictures(backgrounds)
     runs = _split_footage(footage, frames, sequences[1] > 0)
+    sources = {run[0].path.parent for split in SPLITS for run in runs[split]}
+    refuse_source(output, folders=[backgrounds] if backgrounds else sources)
     _prepare(output, overwrite)
     jobs = {split: [] for split in SPLITS}
     for number, split in enumerate(SPLITS):

@@ -43,7 +43,13 @@ def _cloud(canvas: Canvas, x: float, y: float, width: float) -> None:
     canvas.picture += np.clip(3 * (1 - np.hypot(down, across) + ragged), 0, 1)
 
 
-OCCLUDERS = {"ground": (_clump, _mast, _house), "sky": (_cloud, _cloud, _tower), "sea": (_ship, _mast, _house)}
+OCCLUDERS = {
+    "ground": (_clump, _mast, _house),
+    "sky": (_cloud, _cloud, _tower),
+    "overcast": (_cloud, _cloud, _tower),
+    "horizon": (_cloud, _tower, _tower),
+    "sea": (_ship, _mast, _house),
+}
 
 
 def paint_occluder(

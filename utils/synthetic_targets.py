@@ -41,23 +41,33 @@ def point_spread(length: int, centre: float, sigma: float) -> np.ndarray:
 
 
 def plan_track(
-    rng: Rng, camera: Camera, start: int, enters: bool, turn: float, confined: bool, speed: float
+    rng: Rng,
+    camera: Camera,
+    start: int,
+    enters: bool,
+    turn: float,
+    confined: bool,
+    speed: float,
+    band: tuple[float, float] = (0.0, 1.0),
 ) -> np.ndarray:
     """Scene positions (N, 2) of a target from frame `start` on (NaN before): steady, with slow turns.
 
     `speed` in pixels a frame relative to the background, `turn` the deviation of the heading's rate (degrees a frame).
-    A target that `enters` starts on the frame's edge; a `confined` one turns back before it leaves.
+    A target that `enters` starts on the edge of its part of the frame, which is all columns and a `band` of the rows
+    (shares of the height); a `confined` one turns back before it leaves that part.
     """
     frames = len(camera.transforms)
-    size = np.array(camera.frame_size[::-1], float)
+    height, width = camera.frame_size
+    low = np.array([0.0, band[0] * height])
+    size = np.array([width, (band[1] - band[0]) * height])
     if enters:
-        place = rng.uniform(0.1, 0.9, 2) * size
+        place = low + rng.uniform(0.1, 0.9, 2) * size
         axis, end = rng.integers(2), rng.integers(2)
-        place[axis] = end * size[axis]
-        aim = rng.uniform(0.3, 0.7, 2) * size - place
+        place[axis] = low[axis] + end * size[axis]
+        aim = low + rng.uniform(0.3, 0.7, 2) * size - place
         heading = np.arctan2(aim[1], aim[0])
     else:
-        place = rng.uniform(0.12, 0.88, 2) * size
+        place = low + rng.uniform(0.12, 0.88, 2) * size
         heading = rng.uniform(0, 2 * np.pi)
     track = np.full((frames, 2), np.nan)
     position = camera.to_scene(start, place)
@@ -68,7 +78,7 @@ def plan_track(
         rate = 0.9 * rate + 0.44 * rng.normal(0, np.deg2rad(turn))
         bend = rate
         if confined:
-            bend += _turn_back(camera.to_frame(frame, position), size, heading)
+            bend += _turn_back(camera.to_frame(frame, position) - low, size, heading)
         heading += bend
         pace = speed * (1 + 0.15 * np.sin(2 * np.pi * frame / period + phase))
         position = position + pace * np.array([np.cos(heading), np.sin(heading)])
@@ -76,7 +86,7 @@ def plan_track(
 
 
 def _turn_back(place: np.ndarray, size: np.ndarray, heading: float) -> float:
-    """Turn (radians) towards the frame's middle, rising from none at 20 % of the frame off its edge."""
+    """Turn (radians) towards the middle of a part of the frame, rising from none at 20 % of it off its edge."""
     off = np.min(np.minimum(place, size - place) / size)
     aim = size / 2 - place
     error = (np.arctan2(aim[1], aim[0]) - heading + np.pi) % (2 * np.pi) - np.pi

@@ -276,7 +276,7 @@ class Trainer:
         self.processes.copy_from_main(list(self.ema.model.buffers()))  # statistics of its own clips in each process
         return validate(
             self.ema.model, self.criterion, self.val_data, self.class_names, self.config.input_size, self.device,
-            self.processes, self.stop,
+            self.processes, self.stop, self.config.intensity,
         )
 
     def _improves(self, score: float) -> bool:
@@ -293,7 +293,7 @@ class Trainer:
             raise UserError(f"{where}: its last step made weights infinite; lower --lr; {self._saved()}")
 
     def _weights(self) -> dict[str, Any]:
-        return checkpoint_of(self.ema.model, self.class_names, self.config.input_size)
+        return checkpoint_of(self.ema.model, self.class_names, self.config.input_size, self.config.intensity)
 
     def _save_weights(self, improved: bool) -> None:
         """Write best.pth and, now and then, the epoch's weights."""

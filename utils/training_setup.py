@@ -18,6 +18,7 @@ from utils.cli import UserError
 from utils.clips import ClipDataset, collate_clips
 from utils.config import TrainConfig
 from utils.distributed import Processes
+from utils.frame_cache import open_cache
 from utils.optimizer import initialise
 from utils.signals import WorkerSignals
 
@@ -84,7 +85,13 @@ def build_loader(
     config: TrainConfig, data: Annotations, shape: BatchShape, rank: int, pin: bool, signals: WorkerSignals
 ) -> DataLoader:
     """Batches of one process; `loader.batch_sampler` says which epoch and from which step on."""
-    clips = ClipDataset(data, config.input_size, config.num_frames, config.cache_mb * 2**20)
+    folders = [record.path.parent for record in data.records]
+    kind = "off" if config.dry_run else config.cache  # which writes nothing
+    cache = open_cache(
+        kind, folders, config.input_size, config.intensity, config.cache_mb * 2**20, config.cache_dir,
+        config.workers,
+    )
+    clips = ClipDataset(data, config.input_size, config.num_frames, cache, config.intensity)
     sampler = EpochSampler(len(clips), config.epoch_share, config.seed)
     return DataLoader(
         TrainingClips(clips, config.augmentation),

@@ -14,7 +14,7 @@ from utils.clips import to_targets
 from utils.detector import Detections, Detector, coco_results
 from utils.distributed import Processes
 from utils.evaluation import evaluate
-from utils.frames import natural_key
+from utils.frames import Intensity, natural_key
 from utils.signals import Stopped, StopSignals
 
 
@@ -29,10 +29,10 @@ class Validated:
 
 def validate(
     model: SSTNet, criterion: YOLOXLoss, data: Annotations, class_names: tuple[str, ...], input_size: tuple[int, int],
-    device: torch.device, processes: Processes, stop: StopSignals,
+    device: torch.device, processes: Processes, stop: StopSignals, intensity: Intensity = "full",
 ) -> tuple[float, float]:
     """Mean detection loss an image and mAP50; `Stopped` in all processes as soon as one is asked to stop."""
-    detector = Detector(model, class_names, input_size, device)
+    detector = Detector(model, class_names, input_size, device, intensity=intensity)
     own = _validate_share(detector, criterion, data, processes, stop)
     shares = processes.all_of((stop.received, own))
     for received, _ in shares:

@@ -20,6 +20,7 @@ from PIL import Image
 from utils.cli import UserError
 from utils.frames import (
     DECODING_ERRORS,
+    Intensity,
     is_image_name,
     natural_key,
     read_frame,
@@ -27,6 +28,7 @@ from utils.frames import (
     refuse_twins,
     sequence_frames,
     split_runs,
+    to_grey,
 )
 
 IMAGE_FPS = 25.0  # of a video made of images that no rate is given for
@@ -54,6 +56,7 @@ class ImageSource:
         self.root = root
         self.size = read_image_size(runs[0][0])  # (h, w)
         self.fps = fps or IMAGE_FPS
+        self.intensity: Intensity = "full"  # how 16-bit and float frames become grey; to be set before they are read
         self.total: int | None = sum(map(len, runs))
         self.complaint: str | None = None
 
@@ -64,17 +67,18 @@ class ImageSource:
     def __iter__(self) -> Iterator[Frame]:
         paths = ((run, path) for run, paths in enumerate(self.runs) for path in paths)
         for index, (run, path) in enumerate(paths, start=1):
-            image = read_frame(path)
+            image = read_frame(path, self.intensity)
             _check_size(path, image, self.size)
             yield Frame(index, path.relative_to(self.root).as_posix(), path, image, run)
 
 
 class VideoSource:
-    """A video that OpenCV decodes. Colour becomes luminance, 16-bit grey is divided by 257, as in images."""
+    """A video that OpenCV decodes. Colour becomes luminance, 16-bit grey follows `intensity`, as in images."""
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
         self.path = path
         self.name = path.stem
+        self.intensity: Intensity = "full"  # to be set before frames are read
         capture = _open_video(path)
         ok, image = capture.read()
         rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -103,7 +107,7 @@ class VideoSource:
                     break
                 index += 1
                 path = self._frame_path(index)
-                grey = _to_grey(image)
+                grey = to_grey(_grey_values(image), self.intensity, path)
                 _check_size(f"{self.path}: frame {index}", grey, self.size)
                 yield Frame(index, path.name, path, grey, 0)
         finally:
@@ -204,13 +208,9 @@ def _open_video(path: Path) -> cv2.VideoCapture:
     return capture
 
 
-def _to_grey(image: np.ndarray) -> np.ndarray:
-    """A decoded picture, (h, w, 3) uint8 BGR or (h, w) uint8 or uint16 -> (h, w) uint8."""
-    if image.ndim == 3:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    if image.dtype == np.uint16:
-        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 0..65535 -> 0..255, rounded
-    return image
+def _grey_values(image: np.ndarray) -> np.ndarray:
+    """A decoded picture, (h, w, 3) uint8 BGR or (h, w) uint8 or uint16 -> grey (h, w) of its own depth."""
+    return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
 
 
 class VideoWriter:

@@ -15,6 +15,7 @@ if __package__ in (None, ""):
 
 from utils.annotations import Annotations, load_annotations, write_list
 from utils.cli import UserError, run_command
+from utils.converted import refuse_source
 
 
 @dataclass
@@ -36,8 +37,6 @@ def conversions(config: Config) -> list[tuple[Path, Path]]:
     """The (JSON, list) pairs that the configuration asks for."""
     if (config.annotations is None) != (config.output is None):
         raise UserError("--annotations and --output go together; give both, or neither for --data-root")
-    if config.output is not None and config.output == config.annotations:
-        raise UserError(f"{config.output}: --output would replace --annotations; name another file")
     if config.annotations is not None and config.output is not None:
         return [(config.annotations, config.output)]
     root = config.data_root
@@ -67,6 +66,9 @@ def main(config: Config) -> None:
         (load_annotations(json_file, config.data_root, check_files=False), output)
         for json_file, output in conversions(config)
     ]
+    for source, output in pairs:
+        frames = (record.path for record in source.records if record.path.name == output.name)
+        refuse_source(output, [*(found.source for found, _ in pairs), *frames])
     for source, output in pairs:
         write_annotation_list(source, output, config.image_prefix)
 

@@ -17,8 +17,8 @@ if __package__ in (None, ""):
 import numpy as np
 
 from utils.cli import run_command
-from utils.synthetic import PRESETS
 from utils.synthetic_dataset import write_dataset
+from utils.synthetic_presets import PRESETS
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Config:
     seed: int = 0  # the same seed gives the same bytes, with any number of workers
     sequences: tuple[int, int] = (20, 5)  # train and validation sequences
     frames: int = 100  # of each sequence
-    image_size: tuple[int, int] = (256, 256)  # height and width, pixels
-    preset: Literal["easy", "daub", "hard"] = "daub"
+    image_size: tuple[int, int] | None = None  # height and width, pixels (default: the preset's)
+    preset: Literal["easy", "daub", "irdst", "sky", "hard"] = "daub"
     scr: tuple[float, float] | None = None  # signal-to-clutter ratio of targets, lowest and highest
     target_size: tuple[float, float] | None = None  # extent of targets, pixels
     speed: tuple[float, float] | None = None  # of targets relative to the background, pixels a frame
@@ -54,7 +54,7 @@ def main(config: Config) -> None:
         seed=config.seed,
         sequences=config.sequences,
         frames=config.frames,
-        frame_size=config.image_size,
+        frame_size=config.image_size or model.frame_size,
         backgrounds=config.backgrounds,
         footage=config.footage,
         workers=config.workers,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from utils.annotation_files import write_coco
 from utils.cli import UserError, run_command
-from utils.converted import CocoBuilder
+from utils.converted import CocoBuilder, refuse_source
 from utils.frames import is_image_name, natural_key, read_frame, read_image_size
 
 Box = tuple[int, int, int, int]  # x, y, w, h
@@ -94,6 +94,7 @@ def main(config: Config) -> None:
     if config.output.suffix.lower() != ".json":
         raise UserError(f"{config.output}: --output must end in .json")
     images, left_out, builder = config.data_root / config.images, Counter(), CocoBuilder()
+    refuse_source(config.output, folders=[images, config.masks])
     for image, path in tqdm(list(pairs(images, config.masks, left_out)), unit="mask", disable=None, leave=False):
         grey = read_frame(path)
         if grey.shape != (size := read_image_size(image)):

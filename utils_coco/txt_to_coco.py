@@ -15,6 +15,7 @@ if __package__ in (None, ""):
 from utils.annotation_files import write_coco
 from utils.annotations import load_annotations
 from utils.cli import UserError, run_command
+from utils.converted import refuse_source
 
 
 @dataclass
@@ -42,7 +43,9 @@ def main(config: Config) -> None:
         raise UserError(f"{output}: --output must end in .json, which is how a COCO file is told from a list")
     known = config.data_root is not None
     root = config.data_root if config.data_root is not None else source.parent
-    coco = load_annotations(source, root, len(config.class_names) or None, check_files=known).coco
+    found = load_annotations(source, root, len(config.class_names) or None, check_files=known)
+    refuse_source(output, [source, *(record.path for record in found.records if record.path.name == output.name)])
+    coco = found.coco
     for image in coco["images"]:
         image["file_name"] = _stripped(config, image["file_name"])
     for category, name in zip(coco["categories"], config.class_names, strict=False):
