@@ -44,7 +44,7 @@ from vid_predict import CONFIDENCE
 
 CARD = DOCS / "model_card.md"
 DATA = {  # name of a result file -> what the card calls the data
-    "drone_ir": "drone_ir, 10 held-back videos",
+    "drone_ir": "drone_ir, frames 1 to 50 of 10 held-back videos",
     "synthetic_easy": "synthetic, preset easy, held back",
     "synthetic_daub": "synthetic, preset daub, held back",
     "synthetic_hard": "synthetic, preset hard, held back",

@@ -37,8 +37,8 @@ BOX_TOLERANCE = 0.25  # input pixels by which a side of a box may move
 SURE = 0.05  # boxes of at least this confidence are compared: the others are drawn by nobody
 CHECK_FRAMES, CHECK_SIZE = 6, (96, 96)
 WITHOUT_EFFECT = (  # settings that change no weight
-    "data_root", "val_list", "run_dir", "resume", "device", "workers", "cache", "cache_mb", "cache_dir", "dry_run", "check_data",
-    "rank_timeout", "val_interval", "save_interval", "checkpoint_every",
+    "data_root", "val_list", "run_dir", "resume", "device", "workers", "cache", "cache_mb", "cache_dir", "dry_run",
+    "check_data", "rank_timeout", "val_interval", "save_interval", "checkpoint_every",
 )  # fmt: skip
 
 
