@@ -17,7 +17,8 @@ def test_faults_are_listed_and_counted(monkeypatch, capsys):
     monkeypatch.setattr(release_check, "MAX_FILE", 500_000)  # the limit, not the check
     assert main(Config(steps=("files",))) == 1
     printed = capsys.readouterr().out
-    assert "tests/reference/parts.npz: 0.7 MiB; at most 0" in printed and "files      1 fault " in printed
+    assert "sstnet_infrared.pth: 23.0 MiB; at most 0" in printed and "parts.npz: 0.7 MiB" in printed
+    assert "files      2 faults " in printed
 
 
 def test_lowest_versions():

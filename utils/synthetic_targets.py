@@ -171,6 +171,7 @@ def calibrate(rng: Rng, blob: Blob, frames: np.ndarray, cover: np.ndarray | None
     for _ in range(5):
         digital = (np.clip(np.rint(p + a * s), 0, 255) for p, a, s in zip(patches, amplitude, spreads, strict=True))
         measured = np.array([patch_scr(p, box)[0] for p, box in zip(digital, boxes, strict=True)])
+        measured = np.maximum(measured, 1e-6)  # exactly 0 where surroundings and target are saturated
         error = blob.asked_scr / np.median(measured)
         if abs(error - 1) < 0.02:
             break
