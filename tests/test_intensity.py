@@ -100,7 +100,9 @@ def test_prediction_follows_the_weights(weights, shallow, deep, tmp_path):
     for name, root in (("shallow", shallow), ("deep", deep)):
         source = next((root / "images" / "test").iterdir())
         vid_predict.main(
-            vid_predict.Config(weights[name], str(source), tmp_path / name, confidence=0.0, device="cpu", save="frames")
+            vid_predict.Config(
+                str(source), weights[name], output=tmp_path / name, confidence=0.0, device="cpu", save="frames"
+            )
         )
         results = json.loads((tmp_path / name / "detections.json").read_text())
         found.append([{**result, "file_name": Path(result["file_name"]).stem} for result in results])
