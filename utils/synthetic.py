@@ -62,6 +62,7 @@ def make_sequence(
         jitter=rng.uniform(*model.camera_jitter),
         turn=rng.uniform(*model.rotation),
         zoom=rng.uniform(*model.zoom),
+        jerk=rng.uniform(*model.camera_jerk) if model.camera_jerk[1] else 0.0,
     )
     kinds, shares = zip(*model.scenes, strict=True)
     kind = str(rng.choice(kinds, p=np.array(shares) / sum(shares)))

@@ -35,12 +35,20 @@ class Camera:
 
 
 def plan_camera(
-    rng: Rng, frames: int, frame_size: tuple[int, int], speed: float, jitter: float, turn: float, zoom: float
+    rng: Rng,
+    frames: int,
+    frame_size: tuple[int, int],
+    speed: float,
+    jitter: float,
+    turn: float,
+    zoom: float,
+    jerk: float = 0.0,
 ) -> Camera:
-    """A smooth drift with jitter, slow rotation and slow zoom.
+    """A smooth drift with jitter, jerks, slow rotation and slow zoom.
 
     `speed` is the fastest drift (pixels a frame), `jitter` a deviation (pixels), `turn` an amplitude (degrees), `zoom`
-    one too (fraction). Drift swings to and fro, so a scene stays bounded however long the sequence is.
+    one too (fraction), `jerk` the mean length (pixels) of the steps that a quarter of the frames begin with. Drift
+    swings to and fro and jerks are slowly taken back, so a scene stays bounded however long the sequence is.
     """
     height, width = frame_size
     time = np.arange(frames)
@@ -52,6 +60,8 @@ def plan_camera(
     path += sway[:, None] * (-np.sin(heading), np.cos(heading))
     shake = rng.normal(0, jitter, (frames + 1, 2))
     path += 0.8 * shake[1:] + 0.6 * shake[:-1]
+    if jerk:
+        path += _jerks(rng, frames, jerk)
 
     slow = 2 * np.pi * time / rng.uniform(80, 200) + rng.uniform(0, 2 * np.pi)
     angle = np.deg2rad(turn) * np.sin(slow)
@@ -67,6 +77,17 @@ def plan_camera(
     extent = np.ceil(high - low).astype(int)
     transforms = np.concatenate([linear, (shift - low)[..., None]], axis=2)
     return Camera(transforms, frame_size, (int(extent[1]), int(extent[0])))
+
+
+def _jerks(rng: Rng, frames: int, mean: float) -> np.ndarray:
+    """Where a hand that steers in steps has the camera, (N, 2): still most of the time, with a heavy tail of steps."""
+    length = rng.exponential(mean, frames) * (rng.random(frames) < 0.25)
+    heading = rng.uniform(0, 2 * np.pi, frames)
+    steps = length[:, None] * np.stack([np.cos(heading), np.sin(heading)], axis=1)
+    place = np.zeros((frames, 2))
+    for frame in range(1, frames):
+        place[frame] = 0.99 * place[frame - 1] + steps[frame]
+    return place
 
 
 def take_frames(scene: np.ndarray, camera: Camera) -> np.ndarray:
