@@ -168,6 +168,20 @@ def test_boxes_lie_inside_and_hold_their_targets(drawn):
                 assert (x2 - x1).max() == (y2 - y1).max() == model.box_side
 
 
+def test_a_steered_camera_stands_turns_for_some_frames_and_follows_its_targets():
+    frames, cosines, steps = 60, [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        camera = plan_camera(rng, frames, (128, 128), speed=0.0, jitter=0.0, turn=0.0, zoom=0.0, slew=1.0)
+        steps.append(np.diff([camera.to_scene(k, np.array([64.0, 64.0])) for k in range(frames)], axis=0))
+        track = plan_track(rng, camera, 0, False, turn=0.5, confined=False, speed=0.3, followed=True)
+        way = np.stack([camera.travel(0), track[-1] - track[0]])
+        cosines.append(way[0] @ way[1] / np.hypot(*way.T).prod())
+    lengths = np.hypot(*np.concatenate(steps).T)
+    assert 0.2 < np.mean(lengths > 0.3) < 0.4 and np.median(lengths) < 0.3
+    assert np.mean(cosines) > 0.7
+
+
 def test_targets_move_at_the_speed_asked_before_a_still_camera():
     model = replace(PRESETS["easy"], speed=(1.2, 1.2), occlusion=0.0, targets=(2, 2), **STILL)
     checked = 0

@@ -62,7 +62,7 @@ def make_sequence(
         jitter=rng.uniform(*model.camera_jitter),
         turn=rng.uniform(*model.rotation),
         zoom=rng.uniform(*model.zoom),
-        jerk=rng.uniform(*model.camera_jerk) if model.camera_jerk[1] else 0.0,
+        slew=rng.uniform(*model.camera_slew) if model.camera_slew[1] else 0.0,
     )
     kinds, shares = zip(*model.scenes, strict=True)
     kind = str(rng.choice(kinds, p=np.array(shares) / sum(shares)))
@@ -119,7 +119,17 @@ def _place_blobs(rng: Rng, model: SceneModel, camera: Camera, levels: np.ndarray
         start = 0
         while start <= frames - 8:
             enters = not model.confined and (start > 0 or rng.random() < 0.5)
-            track = partial(plan_track, rng, camera, start, enters, model.turn, model.confined, band=model.band)
+            track = partial(
+                plan_track,
+                rng,
+                camera,
+                start,
+                enters,
+                model.turn,
+                model.confined,
+                band=model.band,
+                followed=bool(model.followed) and rng.random() < model.followed,
+            )
             blob = place(track, True)
             if not blob.shown.any():
                 start += 8

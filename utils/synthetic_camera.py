@@ -14,6 +14,10 @@ import numpy as np
 from utils.synthetic_background import SUPERSAMPLING, Rng
 
 MEAN_GREY = 127.5  # middle of the range; noise is stated for it
+SLEW_SHARE = 0.35  # of the frames, in which a steered camera turns, as DAUB's does
+SLEW_FRAMES = 3.5  # that one turn lasts, the mean
+SLEW_SPREAD = 30.0  # degrees, deviation of the heading from turn to turn
+SLEW_WANDER = 3.0  # degrees a frame, of the heading that turns have in common
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class Camera:
         """Position in a frame (2,) -> scene position (2,)."""
         return self.transforms[frame, :, :2] @ position + self.transforms[frame, :, 2]
 
+    def travel(self, start: int) -> np.ndarray:
+        """How far the middle of the frame travels over the scene (2,) from a frame to the last one."""
+        middle = np.array(self.frame_size[::-1]) / 2
+        return self.to_scene(len(self.transforms) - 1, middle) - self.to_scene(start, middle)
+
 
 def plan_camera(
     rng: Rng,
@@ -42,13 +51,13 @@ def plan_camera(
     jitter: float,
     turn: float,
     zoom: float,
-    jerk: float = 0.0,
+    slew: float = 0.0,
 ) -> Camera:
-    """A smooth drift with jitter, jerks, slow rotation and slow zoom.
+    """A smooth drift with jitter, slews, slow rotation and slow zoom.
 
     `speed` is the fastest drift (pixels a frame), `jitter` a deviation (pixels), `turn` an amplitude (degrees), `zoom`
-    one too (fraction), `jerk` the mean length (pixels) of the steps that a quarter of the frames begin with. Drift
-    swings to and fro and jerks are slowly taken back, so a scene stays bounded however long the sequence is.
+    one too (fraction), `slew` the mean speed (pixels a frame) of the turns by which an operator steers. Drift swings
+    to and fro and slews are slowly taken back, so a scene stays bounded however long the sequence is.
     """
     height, width = frame_size
     time = np.arange(frames)
@@ -60,8 +69,8 @@ def plan_camera(
     path += sway[:, None] * (-np.sin(heading), np.cos(heading))
     shake = rng.normal(0, jitter, (frames + 1, 2))
     path += 0.8 * shake[1:] + 0.6 * shake[:-1]
-    if jerk:
-        path += _jerks(rng, frames, jerk)
+    if slew:
+        path += _slews(rng, frames, slew)
 
     slow = 2 * np.pi * time / rng.uniform(80, 200) + rng.uniform(0, 2 * np.pi)
     angle = np.deg2rad(turn) * np.sin(slow)
@@ -79,14 +88,18 @@ def plan_camera(
     return Camera(transforms, frame_size, (int(extent[1]), int(extent[0])))
 
 
-def _jerks(rng: Rng, frames: int, mean: float) -> np.ndarray:
-    """Where a hand that steers in steps has the camera, (N, 2): still most of the time, with a heavy tail of steps."""
-    length = rng.exponential(mean, frames) * (rng.random(frames) < 0.25)
-    heading = rng.uniform(0, 2 * np.pi, frames)
-    steps = length[:, None] * np.stack([np.cos(heading), np.sin(heading)], axis=1)
+def _slews(rng: Rng, frames: int, mean: float) -> np.ndarray:
+    """Where steering has the camera, (N, 2): it stands, then turns for some frames, mostly on the heading of before."""
     place = np.zeros((frames, 2))
+    heading, left, step = rng.uniform(0, 2 * np.pi), 0, np.zeros(2)
     for frame in range(1, frames):
-        place[frame] = 0.99 * place[frame - 1] + steps[frame]
+        heading += rng.normal(0, np.deg2rad(SLEW_WANDER))
+        if not left and rng.random() < SLEW_SHARE / (1 - SLEW_SHARE) / SLEW_FRAMES:
+            left = rng.geometric(1 / SLEW_FRAMES)
+            aim = heading + rng.normal(0, np.deg2rad(SLEW_SPREAD))
+            step = rng.exponential(mean) * np.array([np.cos(aim), np.sin(aim)])
+        place[frame] = 0.99 * place[frame - 1] + (step * rng.uniform(0.6, 1.4) if left else 0.0)
+        left = max(left - 1, 0)
     return place
 
 

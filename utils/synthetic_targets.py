@@ -18,6 +18,8 @@ from utils.synthetic_background import Rng
 from utils.synthetic_camera import Camera
 
 INSIDE = 2.0  # a target is shown and annotated while its centre is this far inside the frame, pixels
+FOLLOWED_TRAVEL = 1.5  # pixels that a camera must travel for its heading to mean anything
+FOLLOWED_SPREAD = 25.0  # degrees, deviation of a followed target's heading from the camera's
 
 
 @dataclass
@@ -49,12 +51,14 @@ def plan_track(
     confined: bool,
     speed: float,
     band: tuple[float, float] = (0.0, 1.0),
+    followed: bool = False,
 ) -> np.ndarray:
     """Scene positions (N, 2) of a target from frame `start` on (NaN before): steady, with slow turns.
 
     `speed` in pixels a frame relative to the background, `turn` the deviation of the heading's rate (degrees a frame).
     A target that `enters` starts on the edge of its part of the frame, which is all columns and a `band` of the rows
-    (shares of the height); a `confined` one turns back before it leaves that part.
+    (shares of the height); a `confined` one turns back before it leaves that part. The camera follows a `followed` one:
+    it flies where the camera turns to, if that goes anywhere.
     """
     frames = len(camera.transforms)
     height, width = camera.frame_size
@@ -69,6 +73,8 @@ def plan_track(
     else:
         place = low + rng.uniform(0.12, 0.88, 2) * size
         heading = rng.uniform(0, 2 * np.pi)
+    if followed and np.hypot(*camera.travel(start)) > FOLLOWED_TRAVEL:
+        heading = np.arctan2(*camera.travel(start)[::-1]) + rng.normal(0, np.deg2rad(FOLLOWED_SPREAD))
     track = np.full((frames, 2), np.nan)
     position = camera.to_scene(start, place)
     rate, phase = 0.0, rng.uniform(0, 2 * np.pi)
@@ -168,7 +174,7 @@ def calibrate(rng: Rng, blob: Blob, frames: np.ndarray, cover: np.ndarray | None
     floor = 0.1 * max(np.median(needed), 10.0)
     amplitude = np.exp(gaussian_filter1d(np.log(np.clip(needed, floor, 400)), 4.0, mode="nearest"))
     amplitude *= np.exp(0.1 * np.sin(2 * np.pi * shown / rng.uniform(20, 60) + rng.uniform(0, 2 * np.pi)))
-    for _ in range(5):
+    for _ in range(12):
         digital = (np.clip(np.rint(p + a * s), 0, 255) for p, a, s in zip(patches, amplitude, spreads, strict=True))
         measured = np.array([patch_scr(p, box)[0] for p, box in zip(digital, boxes, strict=True)])
         measured = np.maximum(measured, 1e-6)  # exactly 0 where surroundings and target are saturated

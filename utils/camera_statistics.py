@@ -1,0 +1,105 @@
+"""How the camera of annotated sequences moves: `python -m utils.camera_statistics --annotations FILE`.
+
+A Markdown table with a row for each sequence and one for all: steps of the background over one frame and over the four
+of a clip, how steady they are, and whether they follow the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.cli import UserError, run_command
+from utils.synthetic_footage import Footage, find_runs, read_footage, track_camera
+
+CLIP = 4  # steps from the first frame of a clip to its key frame
+FEWEST = 2 * CLIP  # frames of a run that is measured
+SLEW = 0.6  # pixels a frame: the camera is being steered
+STEADY = 0.3  # pixels a frame from which a step has a direction
+COLUMNS = ("one frame: quartiles, 90 %", "four frames: quartiles, 90 %", "frames over 0.6", "next step", "target")
+
+
+@dataclass
+class Config:
+    """Measure how the camera moves."""
+
+    annotations: Path
+    """Annotation list or COCO JSON; relative paths count from its folder, or the one above `annotations`."""
+    frames: int = 100
+    """Most frames of each run to measure, from its start."""
+
+    def __post_init__(self) -> None:
+        if self.frames < FEWEST:
+            raise UserError(f"--frames {self.frames}: must be {FEWEST} or more")
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Of one run or several: lengths in pixels, cosines between neighbouring steps and between camera and target."""
+
+    steps: np.ndarray
+    over_clip: np.ndarray
+    next_step: np.ndarray
+    target: np.ndarray
+
+
+def measure_camera(footage: Footage) -> Motion:
+    """Motion of the frame's middle over the scene; the target's counts where a frame has one target alone."""
+    camera = track_camera(footage.frames)
+    middle = np.array(footage.frames.shape[:0:-1]) / 2
+    places = np.array([camera.to_scene(k, middle) for k in range(len(footage.frames))])  # (N, 2)
+    targets = np.full_like(places, np.nan)
+    for k, boxes in enumerate(footage.boxes):
+        if len(boxes) == 1:
+            targets[k] = camera.to_scene(k, (boxes[0, :2] + boxes[0, 2:]) / 2)
+    steps, over_clip = np.diff(places, axis=0), places[CLIP:] - places[:-CLIP]
+    return Motion(
+        np.hypot(*steps.T),
+        np.hypot(*over_clip.T),
+        _cosines(steps[:-1], steps[1:], STEADY),
+        _cosines(over_clip, targets[CLIP:] - targets[:-CLIP], CLIP * STEADY),
+    )
+
+
+def _cosines(first: np.ndarray, second: np.ndarray, shortest: float) -> np.ndarray:
+    """Cosines (n,) of the pairs of ways (N, 2) that are known and not shorter than that; a target always moves."""
+    lengths = np.stack([np.hypot(*first.T), np.hypot(*second.T)])
+    known = (lengths[0] > shortest) & np.isfinite(lengths[1]) & (lengths[1] > min(shortest, STEADY))
+    return (first[known] * second[known]).sum(1) / lengths[:, known].prod(0)
+
+
+def join(motions: Sequence[Motion]) -> Motion:
+    """Motion of several runs as one."""
+    names = Motion.__dataclass_fields__
+    return Motion(**{name: np.concatenate([getattr(motion, name) for motion in motions]) for name in names})
+
+
+def table(rows: Sequence[tuple[str, Motion]]) -> str:
+    """Markdown: a row a sequence."""
+    lines = ["| sequence | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name, motion in rows:
+        lengths = [
+            ", ".join(f"{value:.2f}" for value in np.percentile(way, [25, 50, 75, 90]))
+            for way in (motion.steps, motion.over_clip)
+        ]
+        cosines = [f"{way.mean():.2f}" if len(way) else "" for way in (motion.next_step, motion.target)]
+        lines.append(f"| {name} | " + " | ".join([*lengths, f"{(motion.steps > SLEW).mean():.0%}", *cosines]) + " |")
+    return "\n".join(lines)
+
+
+def main(config: Config) -> None:
+    """Print the table."""
+    found: dict[str, list[Motion]] = {}
+    for run in tqdm(find_runs(config.annotations, FEWEST), unit="run", disable=None, leave=False):
+        motion = measure_camera(read_footage(run[: config.frames]))
+        found.setdefault(run[0].path.parent.name, []).append(motion)
+    rows = [(name, join(motions)) for name, motions in found.items()]
+    print(table([*rows, ("all", join([motion for _, motion in rows]))]))
+
+
+if __name__ == "__main__":
+    run_command(main, Config)
