@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 
 class BaseConv(nn.Module):
@@ -24,14 +25,17 @@ class BaseConv(nn.Module):
         padding = (kernel_size - 1) // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.03)
-        self.act = activation(inplace=True) if activation is nn.SiLU else activation()
+        self.act = activation()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.normalise(self.conv(x))
 
     def normalise(self, x: Tensor) -> Tensor:
         """BatchNorm and activation alone, for callers that compute the convolution in parts."""
-        return self.act(self.bn(x))
+        x = self.bn(x)
+        if isinstance(self.act, nn.SiLU) and not torch.is_grad_enabled():
+            return silu(x, inplace=True)  # with autograd it would cost a copy of x, not save one
+        return self.act(x)
 
 
 class Focus(nn.Module):
@@ -42,9 +46,9 @@ class Focus(nn.Module):
         self.conv = BaseConv(4 * in_channels, out_channels, kernel_size=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        top_left, bottom_left = x[..., ::2, ::2], x[..., 1::2, ::2]
-        top_right, bottom_right = x[..., ::2, 1::2], x[..., 1::2, 1::2]
-        return self.conv(torch.cat([top_left, bottom_left, top_right, bottom_right], dim=1))
+        x = x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))  # (B, C, H/2, row, W/2, column)
+        # Top left, bottom left, top right, bottom right: one gather, which is faster than four slices side by side.
+        return self.conv(x.permute(0, 5, 3, 1, 2, 4).flatten(1, 3))  # (B, 4 C, H/2, W/2)
 
 
 class Bottleneck(nn.Module):

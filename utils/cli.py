@@ -12,6 +12,8 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
+from utils.heap import keep_freed_memory
+
 Config = TypeVar("Config")
 
 MAX_ERROR_LENGTH = 600  # characters of an error line; of a longer one the middle is left out
@@ -63,6 +65,7 @@ def run_command(
     main: Callable[[Config], int | None], config_type: type[Config], argv: Sequence[str] | None = None
 ) -> NoReturn:
     """Parse, run `main(config)` and exit: 0 or main's own status, 2 after `error: ...`, 130 after Ctrl-C."""
+    keep_freed_memory()
     try:
         status = main(parse_config(config_type, argv))
         sys.stdout.flush()
