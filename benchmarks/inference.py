@@ -9,8 +9,6 @@ ONNX Runtime takes part on a CPU where requirements-export.txt is installed; exp
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +17,16 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Times, Work, describe_machine, interleave, matrix_product, ratios
+from benchmarks.timing import (
+    Times,
+    Work,
+    describe_machine,
+    gpu_memory,
+    interleave,
+    matrix_product,
+    ratios,
+    tensor_cores,
+)
 from nets import SSTNet, inference_form
 from utils.cli import run_command
 from utils.config import choose_device
@@ -39,19 +46,6 @@ class Config:
     device: str = "auto"
     compile: bool = False  # time torch.compile of the inference form too (slow to start)
     quick: bool = False  # 64 x 64, a narrow network, 2 rounds: to see that it runs
-
-
-@contextmanager
-def tensor_cores(on: bool) -> Iterator[None]:
-    """TF32 on or off inside (GPU only; a CPU does not look at it)."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if on else "highest")
-    torch.backends.cudnn.allow_tf32 = on
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def clips_of(frames: Tensor, num_frames: int) -> Tensor:
@@ -95,6 +89,8 @@ def ways_of(model: SSTNet, frames: Tensor, config: Config) -> dict[str, Work]:
         ways["video, TF32"] = tf32(ways["video"])
     if config.compile:
         ways["clip by clip, compiled"] = each_clip(torch.compile(folded))
+        if frames.device.type == "cuda":
+            ways["clip by clip, bf16, compiled"] = autocast(ways["clip by clip, compiled"])
     return ways
 
 
@@ -129,6 +125,7 @@ def main(config: Config) -> None:
     product, product_gflop = matrix_product(device, side=256 if config.quick else 2048)
     with torch.inference_mode(), tensor_cores(False):
         times = interleave({**ways, "matrix product": product}, config.rounds)
+        memory = {name: gpu_memory(work) for name, work in ways.items()} if device.type == "cuda" else {}
 
     meta = copy.deepcopy(model).to("meta")
     clip = torch.empty(1, 3, model.num_frames, *config.input_size, device="meta")
@@ -142,6 +139,8 @@ def main(config: Config) -> None:
     print(f"{'matrix product':26} {rate:8.1f} GFLOP/s in float32")
     for name in ways:
         report(name, times[name], gflop["clip" if name.startswith("clip") else "video"], config.frames, rate)
+        if name in memory:
+            print(f"{'':26} {memory[name]:.0f} MiB at most")
     for slow, fast in (
         ("clip by clip, BatchNorm", "clip by clip"),
         ("clip by clip", "video"),

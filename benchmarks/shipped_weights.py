@@ -72,7 +72,7 @@ class Config:
     """Weights to start from (default: none, kaiming initialisation, which takes several times as many epochs)."""
     work: Path = Path("runs/weights")
     """Folder for the data, the run and the weight file, sstnet_infrared.pth."""
-    epochs: int = 20
+    epochs: int = 14
     """Epochs of a thirtieth of the clips."""
     lr: float = 4e-3
     """Nominal learning rate, for a batch of 64."""

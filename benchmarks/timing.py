@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,27 @@ def interleave(ways: dict[str, Work], rounds: int, warmup: int = 1) -> dict[str,
             _wait()
             seconds[name].append(time.perf_counter() - started)
     return {name: Times(tuple(values)) for name, values in seconds.items()}
+
+
+@contextmanager
+def tensor_cores(on: bool) -> Iterator[None]:
+    """TF32 on or off inside (GPU only; a CPU does not look at it)."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if on else "highest")
+    torch.backends.cudnn.allow_tf32 = on
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def gpu_memory(work: Work) -> float:
+    """MiB that PyTorch holds on the GPU at most while `work` runs."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    return torch.cuda.max_memory_allocated() / 2**20
 
 
 def _wait() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Work, describe_machine, interleave, matrix_product
+from benchmarks.timing import Work, describe_machine, gpu_memory, interleave, matrix_product, tensor_cores
 from nets import SSTNet, YOLOXLoss
 from utils.cli import run_command
 from utils.config import PRESETS, choose_device
 from utils.ema import EMA
 from utils.flops import count_gflop
+from utils.heap import keep_freed_memory
 from utils.optimizer import build_optimizer
-
-MIB = 2**20
 
 
 @dataclass
@@ -38,6 +36,8 @@ class Config:
     width: float = 0.5  # of the network
     presets: tuple[str, ...] = ("released", "cross-slice")
     device: str = "auto"
+    compile: bool = False  # time torch.compile too (slow to start)
+    alone: bool = False  # time the trainer's own form alone
     quick: bool = False  # 64 x 64, a narrow network, 2 rounds: to see that it runs
 
 
@@ -49,9 +49,12 @@ class Form:
     amp: bool = False
     channels_last: bool = True  # as the trainer has it
     recompute: tuple[str, ...] = ()
+    compile: bool = False
+    tf32: bool = True  # as PyTorch has it for convolutions; only a GPU knows it
 
     def __str__(self) -> str:
         flags = ["bf16"] * self.amp + ["not channels_last"] * (not self.channels_last)
+        flags += ["compiled"] * self.compile + ["no TF32"] * (not self.tf32)
         return ", ".join([self.preset, *flags, *(f"recompute {part}" for part in self.recompute)])
 
 
@@ -64,33 +67,41 @@ class Step:
         layout = torch.channels_last if form.channels_last else torch.contiguous_format
         model = SSTNet(num_slices=slices, num_layers=layers, width=config.width, recompute=form.recompute)
         self.model = model.to(device, memory_format=layout).train()
+        self.forward = torch.compile(self.model) if form.compile else self.model
         self.criterion = YOLOXLoss(1, self.model.stride, "iou")
         self.optimizer = build_optimizer(self.model, "sgd", 1e-4)
         self.ema = EMA(self.model)
         self.clips = torch.randn(config.batch_size, 3, self.model.num_frames, *config.input_size, device=device)
         middle = config.input_size[1] / 2, config.input_size[0] / 2
         self.targets = [torch.tensor([[*middle, 16.0, 16.0, 0.0]]) for _ in range(config.batch_size)]
-        self.amp = form.amp
+        self.form = form
 
     def loss(self) -> Tensor:
         """The forward pass and the loss."""
         device = self.clips.device.type
-        with torch.autocast(device, torch.bfloat16) if self.amp else nullcontext():
-            output, motion = self.model(self.clips)
+        with torch.autocast(device, torch.bfloat16) if self.form.amp else nullcontext():
+            output, motion = self.forward(self.clips)
         return self.criterion(output, self.targets).total + motion.float()
 
     def __call__(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        self.loss().backward()
-        self.optimizer.step()
-        self.ema.update(self.model)
+        with tensor_cores(self.form.tf32):
+            self.optimizer.zero_grad(set_to_none=True)
+            self.loss().backward()
+            self.optimizer.step()
+            self.ema.update(self.model)
 
 
-def forms_of(presets: Sequence[str]) -> list[Form]:
+def forms_of(config: Config, device: torch.device) -> list[Form]:
     """The forms that are compared, of every preset."""
+    if config.alone:
+        return [Form(preset) for preset in config.presets]
     forms = []
-    for preset in presets:
+    for preset in config.presets:
         forms += [Form(preset), Form(preset, channels_last=False), Form(preset, amp=True)]
+        if config.compile:
+            forms += [Form(preset, compile=True), Form(preset, amp=True, compile=True)]
+        if device.type == "cuda":
+            forms.append(Form(preset, tf32=False))
         forms += [Form(preset, recompute=parts) for parts in (("extractor",), ("motion",), ("extractor", "motion"))]
     return forms
 
@@ -98,17 +109,16 @@ def forms_of(presets: Sequence[str]) -> list[Form]:
 def peak_memory(form: Form, config: Config, device: torch.device) -> float:
     """MiB that two steps need at most: on a GPU what PyTorch held, on a CPU what the process grew by."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
         step = Step(form, config, device)
-        step(), step()
-        return torch.cuda.max_memory_allocated(device) / MIB
+        step()
+        return gpu_memory(step)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_grown, (form, config, torch.get_num_threads()))
 
 
 def _grown(form: Form, config: Config, threads: int) -> float:
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as every command does
     torch.nn.functional.conv2d(torch.randn(1, 8, 32, 32), torch.randn(8, 8, 3, 3))  # the library's own start
     before = _peak_kib()
     step = Step(form, config, torch.device("cpu"))
@@ -133,7 +143,7 @@ def main(config: Config) -> None:
     product, product_gflop = matrix_product(device, side=256 if config.quick else 2048)
     height, width = config.input_size
     print(f"training step, batch {config.batch_size}, {height} x {width}, {describe_machine(device)}")
-    for form in forms_of(config.presets):
+    for form in forms_of(config, device):
         memory = peak_memory(form, config, device)
         step = Step(form, config, device)
         ways: dict[str, Work] = {"step": step, "forward": step.loss, "product": product}
