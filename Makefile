@@ -3,6 +3,7 @@
 # make test    set up, then run all tests: at most 15 minutes on 2 CPU cores
 # make study   what each idea is worth: trains and tests every row of docs/study.md that has no result yet, for a night or
 #              longer on 2 CPU cores; goes on where it was stopped
+# make weights VIDEOS=DIR    the weights that come with the project, anew (docs/model_card.md)
 # make lint    style
 # make release-check    all that a release must pass, or some of it: make release-check STEPS="links files"
 # make clean   remove what demo and tests leave (not .venv)
@@ -13,7 +14,7 @@ INSTALLED := .venv/installed
 
 SAMPLES := IR_DRONE_142 IR_AIRPLANE_045 IR_HELICOPTER_045 IR_BIRD_053
 
-.PHONY: demo test lint clean setup study
+.PHONY: demo test lint clean setup study weights
 
 setup: $(INSTALLED)
 
@@ -47,6 +48,10 @@ study: $(INSTALLED)
 	$(RUN) -m benchmarks.study --suite hard
 	@if [ -f datasets/DAUB/annotations/instances_test2017.json ]; then $(RUN) -m benchmarks.study --suite daub; \
 		else echo "datasets/DAUB is not there: its rows are left out"; fi
+
+weights: $(INSTALLED)
+	$(RUN) -m benchmarks.shipped_weights --videos $(or $(VIDEOS),$(error pass VIDEOS=DIR, with the videos and boxes.json)) \
+		$(if $(START),--start $(START))
 
 test: $(INSTALLED)
 	$(RUN) -m pytest

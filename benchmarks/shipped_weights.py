@@ -25,6 +25,7 @@ from utils.annotations import load_annotations
 from utils.cli import parse_config, run_command
 from utils_coco import make_synthetic_dataset, video_to_frames
 
+CLASSES = Path(__file__).resolve().parents[1] / "model_data" / "classes_DAUB.txt"
 HELD_BACK = (  # the videos of the model card's test
     "IR_AIRPLANE_030", "IR_AIRPLANE_045", "IR_AIRPLANE_050", "IR_BIRD_004", "IR_BIRD_053", "IR_BIRD_074",
     "IR_DRONE_059", "IR_DRONE_142", "IR_DRONE_152", "IR_HELICOPTER_045",
@@ -145,9 +146,10 @@ def training_words(config: Config) -> list[str]:
     words = [*TRAINING.split(), "--epochs", str(config.epochs), "--epoch-share", "0.0333", "--lr", f"{config.lr:g}"]
     lists = ["--train-list", str(config.work / "train.txt"), "--val-list", str(config.work / "val.txt")]
     places = ["--data-root", str(config.work), *lists, "--run-dir", str(config.work / "run")]
-    places += ["--seed", str(config.seed), "--device", config.device]
+    places += ["--classes", str(CLASSES), "--seed", str(config.seed), "--device", config.device]
     if config.quick:
         words += ["--width", "0.0625", "--crop", "64", "--epochs", "1", "--workers", "0", "--batch-size", "4"]
+        words += ["--epoch-share", "1"]
     return [*places, *words, *start]
 
 
