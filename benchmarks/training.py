@@ -22,7 +22,7 @@ from utils.cli import run_command
 from utils.config import PRESETS, choose_device
 from utils.ema import EMA
 from utils.flops import count_gflop
-from utils.heap import keep_freed_memory
+from utils.heap import LARGEST, USUAL, keep_freed_memory
 from utils.optimizer import build_optimizer
 
 
@@ -51,10 +51,12 @@ class Form:
     recompute: tuple[str, ...] = ()
     compile: bool = False
     tf32: bool = True  # as PyTorch has it for convolutions; only a GPU knows it
+    keeps_memory: bool = True  # that is freed, as every command does; only a CPU's heap knows it
 
     def __str__(self) -> str:
         flags = ["bf16"] * self.amp + ["not channels_last"] * (not self.channels_last)
         flags += ["compiled"] * self.compile + ["no TF32"] * (not self.tf32)
+        flags += ["freed memory given back"] * (not self.keeps_memory)
         return ", ".join([self.preset, *flags, *(f"recompute {part}" for part in self.recompute)])
 
 
@@ -63,6 +65,7 @@ class Step:
 
     def __init__(self, form: Form, config: Config, device: torch.device):
         torch.manual_seed(0)
+        keep_freed_memory(LARGEST if form.keeps_memory else USUAL)
         slices, layers = PRESETS[form.preset]
         layout = torch.channels_last if form.channels_last else torch.contiguous_format
         model = SSTNet(num_slices=slices, num_layers=layers, width=config.width, recompute=form.recompute)
@@ -100,8 +103,7 @@ def forms_of(config: Config, device: torch.device) -> list[Form]:
         forms += [Form(preset), Form(preset, channels_last=False), Form(preset, amp=True)]
         if config.compile:
             forms += [Form(preset, compile=True), Form(preset, amp=True, compile=True)]
-        if device.type == "cuda":
-            forms.append(Form(preset, tf32=False))
+        forms.append(Form(preset, tf32=False) if device.type == "cuda" else Form(preset, keeps_memory=False))
         forms += [Form(preset, recompute=parts) for parts in (("extractor",), ("motion",), ("extractor", "motion"))]
     return forms
 
@@ -118,7 +120,6 @@ def peak_memory(form: Form, config: Config, device: torch.device) -> float:
 
 def _grown(form: Form, config: Config, threads: int) -> float:
     torch.set_num_threads(threads)
-    keep_freed_memory()  # as every command does
     torch.nn.functional.conv2d(torch.randn(1, 8, 32, 32), torch.randn(8, 8, 3, 3))  # the library's own start
     before = _peak_kib()
     step = Step(form, config, torch.device("cpu"))
