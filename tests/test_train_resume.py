@@ -204,10 +204,16 @@ class OutOfMemory(Trainer):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
 
-def test_out_of_memory_names_the_remedy(data_root, tmp_path):
+class TakesTooMuch(Trainer):
+    def train_step(self, batch):
+        return torch.empty(2**60, dtype=torch.uint8)  # more than any machine has
+
+
+@pytest.mark.parametrize("kind", [OutOfMemory, TakesTooMuch])
+def test_out_of_memory_names_the_remedy(kind, data_root, tmp_path):
     advice = "out of memory at --batch-size 4 and --input-size 64 64; lower one of them, or raise --accumulate"
     with pytest.raises(UserError, match=advice):
-        OutOfMemory(small_config(data_root, tmp_path)).fit()
+        kind(small_config(data_root, tmp_path)).fit()
 
 
 class KillsItsReader(Trainer):
