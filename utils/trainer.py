@@ -108,7 +108,9 @@ class Trainer:
             path, content = checkpoint
             try:
                 self._resume(path, content)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
                 raise UserError(f"{path}: of a run of another version ({error}); pass another --run-dir") from error
 
     @property
