@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,6 +17,8 @@ def checkpointed(module: nn.Module, *inputs: object) -> Any:
 
     Exact: the second pass draws the same dropout, and leaves BatchNorm's running statistics alone.
     """
+    if torch.compiler.is_compiling():  # it repeats values alone, never a change of a buffer
+        return checkpoint(module, *inputs, use_reentrant=False)
     return checkpoint(module, *inputs, use_reentrant=False, context_fn=partial(_contexts, module))
 
 
@@ -27,7 +30,7 @@ def _contexts(module: nn.Module) -> tuple:
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """BatchNorms use their batch's statistics but do not take them into the running ones."""
-    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d | nn.SyncBatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 
 from nets import SSTNet
 
+Wrap = Callable[[SSTNet], Callable]
 
-def step(recompute: tuple[str, ...], preset: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """Everything that one training step leaves behind."""
+
+def step(
+    recompute: tuple[str, ...], preset: tuple[int, int], wrap: Wrap = lambda model: model, **settings: float
+) -> dict[str, torch.Tensor]:
+    """Everything that one training step of a wrapped network leaves behind."""
     torch.manual_seed(0)
-    model = SSTNet(1, 3, *preset, width=0.125, recompute=recompute).train()
+    model = SSTNet(1, 3, *preset, **{"width": 0.125, **settings}, recompute=recompute).train()
     clips = torch.randn(2, 3, 3, 64, 32)
-    output, motion = model(clips)
+    output, motion = wrap(model)(clips)
     (output.square().mean() + motion).backward()
     left = {f"gradient of {name}": value.grad for name, value in model.named_parameters()}
     return left | dict(model.named_buffers()) | {"output": output, "motion": motion}
@@ -26,6 +34,25 @@ def test_nothing_changes(recompute, preset):
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
+
+
+def test_nothing_changes_in_synchronised_statistics():
+    """SyncBatchNorm, which in one process is plain BatchNorm."""
+    expected = step((), (1, 1))
+    found = step(("extractor", "motion"), (1, 1), nn.SyncBatchNorm.convert_sync_batchnorm)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_nothing_changes_under_compilation():
+    """Traced as torch.compile does; this backend runs what was traced and needs no C++ compiler."""
+    small = {"width": 0.0625, "depth": 0.1, "attention_dropout": 0.0}
+    expected = step((), (1, 2), **small)
+    found = step(("extractor", "motion"), (1, 2), partial(torch.compile, backend="aot_eager"), **small)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize(("part", "preset", "width"), [("extractor", (1, 1), 0.5), ("motion", (2, 2), 0.125)])

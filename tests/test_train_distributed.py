@@ -86,6 +86,36 @@ def test_gradients_of_two_processes_are_those_of_one(data_root, tmp_path):
     assert max(gradient.abs().max() for gradient in one["gradients"].values()) > 0.1
 
 
+def skip_a_step(config: TrainConfig, folder: Path, place: dict[str, str]) -> None:
+    """A run in which the second process's loss is no number in the second part of the first step."""
+    torch.set_num_threads(1)
+    os.environ.update(place)
+    processes = Processes.from_environment()
+    with processes.joined(torch.device("cpu"), 60):
+        trainer = Trainer(config, processes)
+        passes: list[int] = []
+
+        def poison(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+            passes.append(0)
+            return output * float("nan") if len(passes) == 2 and not processes.is_main else output
+
+        trainer.model.head.register_forward_hook(poison)
+        trainer.fit()
+        torch.save({"weights": trainer.model.state_dict()}, folder / f"{processes.rank}.pth")
+
+
+def test_a_skipped_step_is_skipped_by_both(data_root, tmp_path):
+    config = small_config(data_root, tmp_path / "run", **TINY | {"epochs": 1}, accumulate=2, skip_nonfinite=1)
+    members = [CONTEXT.Process(target=skip_a_step, args=(config, tmp_path, place)) for place in places()]
+    for member in members:
+        member.start()
+    assert [finish(member, 120) for member in members] == [0, 0]
+    progress = read_weights(tmp_path / "run" / "last.pth")["training"]["progress"]
+    assert (progress["epoch"], progress["skipped"]) == (1, 1)
+    one, two = (read_weights(tmp_path / f"{rank}.pth")["weights"] for rank in (0, 1))
+    assert all(torch.equal(two[name], value) for name, value in one.items() if "running" not in name)
+
+
 def test_parts_are_averaged(data_root, tmp_path):
     trainer = Trainer(small_config(data_root, tmp_path, width=0.0625, num_frames=2, accumulate=2))
     parameter = trainer.model.head.obj_preds[0].weight

@@ -17,7 +17,9 @@ from utils.cli import UserError
 from utils.dry_run import activation_bytes
 from utils.failures import NotFinite
 from utils.progress import EpochProgress
+from utils.runlog import RunLog
 from utils.trainer import Trainer
+from utils.training_step import TERMS
 
 TINY = {"width": 0.0625, "num_frames": 2, "epochs": 1}
 
@@ -157,6 +159,17 @@ def test_full_disk_leaves_the_old_checkpoint(data_root, tmp_path, capsys):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
+def test_full_disk_under_the_board_is_said_once(tmp_path):
+    log = RunLog(tmp_path, {})
+    events = next(tmp_path.glob("events.*"))
+    with files_limited_to(events.stat().st_size + 200):  # the table's row fits, the board's points do not
+        with pytest.raises(UserError, match="cannot be written .*; check the disk, then --resume"):
+            log.add({"epoch": 1, "lr": 0.1, "seconds": 1.0} | {f"train_{name}": 1.0 for name in TERMS})
+        log.close()  # does not fail anew
+    assert len(read_rows(tmp_path)) == 1
+
+
 def test_log_file_says_when_and_what(data_root, tmp_path, capsys):
     tiny(data_root, tmp_path).fit()
     tiny(data_root, tmp_path, epochs=2, resume=True).fit()
@@ -210,6 +223,12 @@ def test_dry_run_prints_and_writes_nothing(data_root, tmp_path, capsys):
     rates = [float(rate) for _, rate in re.findall(r"(\d+): ([\d.]+e-\d+)", out)]
     assert rates[0] == pytest.approx(6.25e-5, rel=1e-2) and max(rates) == pytest.approx(6.25e-4, rel=1e-2)
     assert re.search(r"memory of a process: about \d+ MiB", out)
+
+
+def test_dry_run_names_what_no_gradient_reaches(data_root, tmp_path, capsys):
+    status, out, _ = run(capsys, flags(data_root, tmp_path, width=0.0625, preset="cross-slice", dry_run=True))
+    names = [f"motion_branch.stack.nodes.{layer}.past_attention.in_proj_weight" for layer in range(2)]
+    assert status == 0 and f"all of them trained but for {', '.join(names)}, which no gradient reaches\n" in out
 
 
 @pytest.mark.parametrize(("slices", "layers"), [(1, 1), (2, 1)])

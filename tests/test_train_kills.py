@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training_cases import flags, read_rows, read_weights, same_run
+from tests.training_cases import flags, read_rows, read_weights, same_run, truncate
 from tests.training_process import Death, finish, start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills by Linux's own means")
@@ -109,6 +110,16 @@ def test_killed_at_the_worst_moments(data_root, whole, tmp_path):
         assert finish(process) == -expected, (death, output.read_text())
         assert death.path != "last.pth.tmp" or death.event != "os.rename" or not (run_dir / "last.pth").exists()
     assert finish(start(flags(data_root, run_dir, **TINY, resume=True), output)) == 0
+    assert same_bytes(whole, run_dir)
+
+
+def test_killed_while_a_damaged_checkpoint_is_replaced(data_root, whole, tmp_path):
+    """The damaged one must not have taken the place of the whole one before it."""
+    run_dir, output = shutil.copytree(whole, tmp_path / "run"), tmp_path / "output"
+    truncate(run_dir / "last.pth", 1000)
+    arguments = flags(data_root, run_dir, **TINY, resume=True)
+    assert finish(start(arguments, output, Death("os.rename", "last.pth.tmp"))) == -signal.SIGKILL
+    assert finish(start(arguments, output)) == 0, output.read_text()
     assert same_bytes(whole, run_dir)
 
 

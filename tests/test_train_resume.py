@@ -128,6 +128,7 @@ def test_damaged_checkpoint_gives_way_to_the_one_before_it(damage, short_run, da
     assert error.count("\n") == 1 and "previous.pth: going on after step 1 of epoch 2" in out
     assert "must never run" not in out
     assert status == 0 and same_run(short_run, run_dir)
+    assert (run_dir / "last.pth.damaged").exists()
 
 
 def test_two_damaged_checkpoints_are_an_error(short_run, data_root, tmp_path, capsys):
@@ -138,6 +139,17 @@ def test_two_damaged_checkpoints_are_an_error(short_run, data_root, tmp_path, ca
     status, _, error = run(capsys, flags(data_root, run_dir, width=0.0625, num_frames=2, resume=True))
     assert status == 2 and f"\nerror: {run_dir / 'previous.pth'}: not a weight file, or a damaged one" in error
     assert {path: path.read_bytes() for path in run_dir.iterdir()} == before
+
+
+def test_checkpoint_of_another_version_is_an_error(short_run, data_root, tmp_path, capsys):
+    run_dir = shutil.copytree(short_run, tmp_path / "run")
+    content = read_weights(run_dir / "last.pth")
+    del content["training"]["network"]["neck.pair_weights"]
+    torch.save(content, run_dir / "last.pth")
+    settings = {"width": 0.0625, "num_frames": 2, "epochs": 3, "resume": True}
+    status, _, error = run(capsys, flags(data_root, run_dir, **settings))
+    assert status == 2 and error.count("\n") == 1
+    assert error.startswith(f"error: {run_dir / 'last.pth'}: of a run of another version (") and "pair_weights" in error
 
 
 # Pretrained weights
@@ -204,10 +216,16 @@ class OutOfMemory(Trainer):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
 
-def test_out_of_memory_names_the_remedy(data_root, tmp_path):
+class TakesTooMuch(Trainer):
+    def train_step(self, batch):
+        return torch.empty(2**60, dtype=torch.uint8)  # more than any machine has
+
+
+@pytest.mark.parametrize("kind", [OutOfMemory, TakesTooMuch])
+def test_out_of_memory_names_the_remedy(kind, data_root, tmp_path):
     advice = "out of memory at --batch-size 4 and --input-size 64 64; lower one of them, or raise --accumulate"
     with pytest.raises(UserError, match=advice):
-        OutOfMemory(small_config(data_root, tmp_path)).fit()
+        kind(small_config(data_root, tmp_path)).fit()
 
 
 class KillsItsReader(Trainer):

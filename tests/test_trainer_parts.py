@@ -15,6 +15,7 @@ from nets import SSTNet
 from tests.reference_weights import record
 from tests.training_cases import read_rows, small_config
 from utils.cli import UserError
+from utils.dry_run import unreached_parameters
 from utils.ema import EMA
 from utils.optimizer import build_optimizer, initialise, parameter_groups
 from utils.runlog import COLUMNS, RunLog, make_run_dir
@@ -131,6 +132,7 @@ def test_every_parameter_trains(preset, data_root, tmp_path):
     trainer = Trainer(small_config(data_root, tmp_path, preset=preset, batch_size=2))
     first_slice = {f"motion_branch.stack.nodes.{layer}.past_attention.in_proj_weight" for layer in range(2)}
     unreached = first_slice if preset == "cross-slice" else set()
+    assert set(unreached_parameters(trainer.model)) == unreached  # which --dry-run names
     for group in trainer.optimizer.param_groups:
         group["weight_decay"], group["lr"] = 0.0, 0.05
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}

@@ -24,12 +24,21 @@ def describe_run(trainer: Trainer) -> str:
 
 def _parameters(trainer: Trainer) -> list[str]:
     model, groups = trainer.model, trainer.optimizer.param_groups
-    lines = [f"parameters: {_count(model.parameters()):,}, all of them trained"]
+    unreached = unreached_parameters(model)
+    but = f" but for {', '.join(unreached)}, which no gradient reaches" if unreached else ""
+    lines = [f"parameters: {_count(model.parameters()):,}, all of them trained{but}"]
     lines += [f"  {name}: {_count(part.parameters()):,}" for name, part in model.named_children()]
     for group in groups:
         tensors = group["params"]
         lines.append(f"  weight decay {group['weight_decay']:g}: {_count(tensors):,} in {len(tensors)} tensors")
     return lines
+
+
+def unreached_parameters(model: SSTNet) -> list[str]:
+    """Names of the parameters without a gradient: what the first slice's attention multiplies a past of zeros by."""
+    layers = range(model.architecture["num_layers"])
+    names = [f"motion_branch.stack.nodes.{layer}.past_attention.in_proj_weight" for layer in layers]
+    return [name for name in names if name in dict(model.named_parameters())]
 
 
 def _steps(trainer: Trainer) -> list[str]:

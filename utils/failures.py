@@ -24,13 +24,19 @@ def name_clips(names: list[str]) -> str:
     return f"for the clips that end at {', '.join(names[:NAMED_CLIPS])}{more}"
 
 
-def remedy(error: RuntimeError, config: TrainConfig, processes: int) -> str | None:
+def remedy(error: RuntimeError | MemoryError, config: TrainConfig, processes: int) -> str | None:
     """What to say of a failure that is the machine's; None of any other."""
     height, width = config.input_size
-    if isinstance(error, torch.OutOfMemoryError):
+    if _is_out_of_memory(error):
         sizes = f"--batch-size {config.batch_size} and --input-size {height} {width}"
         lower = "lower one of them, or raise --accumulate"
         return f"--device {config.device}: out of memory at {sizes}; {lower}"
+    if config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        reason = " ".join(str(error).split())[:150]
+        return (
+            f"--compile: the network cannot be compiled here ({reason}); install a C++ compiler, on a GPU Triton too, "
+            "or leave --compile out"
+        )
     if "DataLoader worker" in str(error):  # raised wherever the main process is at that moment
         return (
             f"a process that reads clips was killed ({error}); most often memory is short: lower --workers or "
@@ -42,3 +48,8 @@ def remedy(error: RuntimeError, config: TrainConfig, processes: int) -> str | No
             f"({str(error).splitlines()[0][:100]}); its own message says why; start all of them again"
         )
     return None
+
+
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Of a GPU's or the machine's: for the latter PyTorch has no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

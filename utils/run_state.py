@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from dataclasses import asdict, dataclass, field
@@ -98,16 +99,20 @@ def newest_run(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest whole checkpoint of a run and its content; None where there is none at all.
 
     A damaged one is named on standard error and the one before it taken; UserError where no whole one is left.
+    The damaged one is set aside, or the next save would keep it in the place of the whole one.
     """
-    paths = [run_dir / name for name in (LAST, PREVIOUS) if (run_dir / name).exists()]
-    for path in paths:
+    last, previous = run_dir / LAST, run_dir / PREVIOUS
+    if last.exists():
         try:
-            return path, _read_run(path)
+            return last, _read_run(last)
         except UserError as error:
-            if path is paths[-1]:
+            if not previous.exists():
                 raise
-            print(f"{error}; going back to {paths[-1].name}", file=sys.stderr, flush=True)
-    return None
+            print(f"{error}; going back to {PREVIOUS}", file=sys.stderr, flush=True)
+            content = _read_run(previous)
+            os.replace(last, last.with_name(f"{LAST}.damaged"))
+            return previous, content
+    return (previous, _read_run(previous)) if previous.exists() else None
 
 
 def _read_run(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -98,8 +98,9 @@ class RunLog:
             draw_curves(self.rows, self.run_dir / "curves.png")
 
     def close(self) -> None:
-        """End the board's writing thread."""
-        self.board.close()
+        """End the board's writing thread. Where it has failed, `add` has said so."""
+        with suppress(OSError):
+            self.board.close()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -57,7 +57,7 @@ def train(config: TrainConfig) -> int:
     with StopSignals(patient=processes.several) as stop, processes.joined(device, config.rank_timeout):
         try:
             trainer = Trainer(config, processes, stop)
-        except RuntimeError as error:  # another process may have met a fault of its own
+        except (RuntimeError, MemoryError) as error:  # another process may have met a fault of its own
             if text := remedy(error, config, processes.count):
                 raise UserError(text) from error
             raise
@@ -108,7 +108,9 @@ class Trainer:
             path, content = checkpoint
             try:
                 self._resume(path, content)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
                 raise UserError(f"{path}: of a run of another version ({error}); pass another --run-dir") from error
 
     @property
@@ -176,7 +178,7 @@ class Trainer:
         except KeyboardInterrupt:
             print(f"{self._position()} is not saved; {self._saved()}", file=sys.stderr)
             raise
-        except (UserError, RuntimeError) as error:
+        except (UserError, RuntimeError, MemoryError) as error:
             if isinstance(error, UserError):
                 message = str(error)
             elif text := remedy(error, self.config, self.processes.count):
