@@ -11,10 +11,11 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 INSTALLED := .venv/installed
+EXTRAS := .venv/installed-export
 
 SAMPLES := IR_DRONE_142 IR_AIRPLANE_045 IR_HELICOPTER_045 IR_BIRD_053
 
-.PHONY: demo test lint clean setup study weights
+.PHONY: demo test lint clean setup study weights release-check
 
 setup: $(INSTALLED)
 
@@ -59,8 +60,11 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 
-.PHONY: release-check
-release-check: $(INSTALLED)
+$(EXTRAS): $(INSTALLED) requirements-export.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-export.txt
+	@touch $@
+
+release-check: $(EXTRAS)
 	$(RUN) -m tests.release_check $(if $(STEPS),--steps $(STEPS))
 
 clean:

@@ -28,6 +28,7 @@ from benchmarks.timing import (
     tensor_cores,
 )
 from nets import SSTNet, inference_form
+from utils.checkpoint import LoadedNetwork
 from utils.cli import run_command
 from utils.config import choose_device
 from utils.flops import count_gflop
@@ -96,12 +97,12 @@ def ways_of(model: SSTNet, frames: Tensor, config: Config) -> dict[str, Work]:
 
 def onnx_ways(model: SSTNet, frames: Tensor) -> dict[str, Work]:
     """The same by ONNX Runtime: a file of clips, and a file of one frame and its cache."""
-    size = (frames.shape[-2], frames.shape[-1])
+    network = LoadedNetwork(model, ("target",), (frames.shape[-2], frames.shape[-1]))
     files = {}
     for form in (Form(), Form(streaming=True)):
         with TemporaryDirectory() as folder:
             path = Path(folder, "model.onnx")
-            path.write_bytes(build_graph(model, ("target",), size, form).SerializeToString())
+            path.write_bytes(build_graph(network, form).SerializeToString())
             files[form.streaming] = OnnxNetwork(path)
     clips = [clip[None].contiguous().numpy() for clip in clips_of(frames, model.num_frames)]
     return {

@@ -47,43 +47,50 @@ def place_faults() -> list[str]:
         f"{page}: {path}:{name}: no such place"
         for page, text in pages().items()
         for path, name in places(text)
-        if name not in defined_names(ROOT / path)
+        if name not in defined_lines(ROOT / path)
     ]
 
 
 @cache
-def defined_names(path: Path) -> frozenset[str]:
-    """Functions, classes and constants of a file, methods as Class.method."""
-    names: set[str] = set()
+def defined_lines(path: Path) -> dict[str, range]:
+    """The lines of the functions, classes and constants of a file; methods are called Class.method."""
+    lines: dict[str, range] = {}
     nodes: list[tuple[str, ast.stmt]] = []
     if path.is_file():
         nodes = [("", node) for node in ast.parse(path.read_text(encoding="utf-8")).body]
     for prefix, node in nodes:  # grows while it is read
         if isinstance(node, ast.ClassDef):
             nodes += [(f"{prefix}{node.name}.", child) for child in node.body]
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            names.add(prefix + node.name)
-        elif isinstance(node, ast.Assign):
-            names |= {prefix + target.id for target in node.targets if isinstance(target, ast.Name)}
-    return frozenset(names)
+        found = [node.name] if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else []
+        if isinstance(node, ast.Assign):
+            found = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        lines |= {prefix + name: range(node.lineno, node.end_lineno + 1) for name in found}
+    return lines
 
 
 def equation_faults() -> list[str]:
-    """Equations of docs/code_map.md without a line in the files that it names, and the other way round."""
-    table: dict[str, set[str]] = {}
-    for row in re.finditer(r"^\| (\d\.\d+) \|.*$", pages()["docs/code_map.md"], re.MULTILINE):
-        table[row[1]] = {path for path, _ in places(row[0])}
-    code: dict[str, set[str]] = {}
+    """Equations of docs/code_map.md without a line in the places that it names, and the other way round."""
+    rows = re.finditer(r"^\| (\d\.\d+) \|.*$", pages()["docs/code_map.md"], re.MULTILINE)
+    table = {row[1]: places(row[0]) for row in rows}
+    code: dict[str, list[tuple[str, int]]] = {}  # file and line of each mark
     for folder in ("nets", "utils"):
         for path in sorted((ROOT / folder).glob("*.py")):
-            for number in EQUATION.findall(path.read_text(encoding="utf-8")):
-                code.setdefault(number, set()).add(path.relative_to(ROOT).as_posix())
+            for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+                for number in EQUATION.findall(text):
+                    code.setdefault(number, []).append((path.relative_to(ROOT).as_posix(), line))
     faults = [
-        f"docs/code_map.md: eq. {number}: not marked in {path}"
-        for number, paths in table.items()
-        for path in sorted(paths - code.get(number, set()))
+        f"docs/code_map.md: eq. {number}: not marked in {path}:{name}"
+        for number, named in table.items()
+        for path, name in named
+        if not _marked(code.get(number, []), path, name)
     ]
-    return faults + [f"{min(code[number])}: eq. {number}: not in docs/code_map.md" for number in code.keys() - table]
+    return faults + [f"{code[number][0][0]}: eq. {number}: not in docs/code_map.md" for number in code.keys() - table]
+
+
+def _marked(marks: list[tuple[str, int]], path: str, name: str) -> bool:
+    """Whether one of the marks (file, line) is inside a place."""
+    lines = defined_lines(ROOT / path).get(name, range(0))
+    return any(file == path and line in lines for file, line in marks)
 
 
 @cache

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+import vid_map_coco
 import vid_predict
 from nets import SSTNet, StreamingForm, VideoStream
 from utils import export_onnx
 from utils.annotations import load_annotations
-from utils.checkpoint import load_network, save_weights
+from utils.checkpoint import LoadedNetwork, checkpoint_of, load_network, save_weights
 from utils.cli import UserError, run_command
-from utils.detector import Detections, Detector, cell_boxes, postprocess
+from utils.detector import Detections, Detector, cell_boxes, open_network, postprocess
 from utils.frames import read_frame, sequence_frames
 from utils.onnx_network import Form, OnnxNetwork, Suppression
 from utils.speed import measure_speed, speed_sample
@@ -82,6 +86,27 @@ def plain(folder) -> Path:
 def streaming(folder) -> Path:
     """A frame and the cache of 5 in, detections of two classes out."""
     return export(folder / "five.pth", folder / "streaming.onnx", "--streaming", "--nms", 0.5, "--min-confidence", 0.1)
+
+
+@pytest.fixture(scope="module")
+def told(folder) -> Path:
+    """A file made of weights that say everything that weights can say."""
+    content = checkpoint_of(small_network(2), ("plane",), SIZE, intensity=(1000.0, 1510.0))
+    content |= {"frame_scales": [1.5, 2.0], "confidence": 0.26, "provenance": {"data": "synthetic", "epochs_done": 7}}
+    torch.save(content, folder / "told.pth")
+    return export(folder / "told.pth", folder / "told.onnx")
+
+
+@pytest.fixture(scope="module")
+def deep(folder) -> Path:
+    """The frames in 16 bits and a window of 510 counts."""
+    root = shutil.copytree(folder / "data", folder / "deep")
+    for path in root.rglob("*.bmp"):
+        Image.fromarray(1000 + 2 * np.array(Image.open(path)).astype(np.uint16)).save(path.with_suffix(".png"))
+        path.unlink()
+    for path in root.rglob("*2017.json"):
+        path.write_text(path.read_text().replace(".bmp", ".png"))
+    return root
 
 
 @pytest.fixture
@@ -195,6 +220,57 @@ def test_the_loop_of_the_documentation_finds_the_same(streaming, images):
     for rows, expected in zip(found, detector.stream(images), strict=True):
         rows[:, :4] = rows[:, :4].clip(0, [SIZE[1], SIZE[0]] * 2)  # to the image, as the detector does
         check_rows(rows, rows_of(expected))
+
+
+def test_what_weights_say_is_in_the_file_made_of_them(told):
+    weights, file = load_network(told.with_suffix(".pth")), open_network(told)
+    for field in fields(LoadedNetwork):
+        value = getattr(weights, field.name)
+        if field.name == "model":
+            assert file.model.description.architecture == value.architecture
+            assert (file.model.num_frames, file.model.description.stride) == (value.num_frames, value.stride)
+            continue
+        usual = field.default_factory() if field.default_factory is not MISSING else field.default
+        assert value != usual, f"these weights do not say their {field.name}"
+        assert getattr(file, field.name) == value, field.name
+
+
+def test_commands_do_with_the_file_what_they_do_with_the_weights(told, deep, tmp_path):
+    """16-bit frames in a window, enlarged, and shown from a confidence on: nothing of it asked for."""
+    (source,) = (deep / "images" / "train").iterdir()
+    results: dict[str, list[np.ndarray]] = {}
+    for weights in (told, told.with_suffix(".pth")):
+        output = tmp_path / weights.name
+        flags = ("--weights", weights, "--device", "cpu", "--output", output)
+        assert run(vid_predict.main, vid_predict.Config, *flags, "--source", source, "--save", "frames") == 0
+        shown = json.loads((output / "detections.json").read_text())
+        annotations = ("--annotations", deep / "annotations" / "instances_train2017.json", "--data-root", deep)
+        quick = ("--no-report", "--speed-frames", 0, "--resamples", 0, "--min-confidence", 0.26)
+        assert run(vid_map_coco.main, vid_map_coco.Config, *flags, *annotations, *quick) == 0
+        protocol = json.loads((output / "metrics.json").read_text())["protocol"]
+        assert protocol["intensity"] == [1000, 1510] and protocol["input_size"] == [96, 160]
+        scored = json.loads((output / "detections.json").read_text())
+        results[weights.suffix] = [
+            np.array([[*row["bbox"], row["score"], row["image_id"]] for row in rows]) for rows in (shown, scored)
+        ]
+    for ours, theirs in zip(results[".onnx"], results[".pth"], strict=True):
+        assert len(theirs) > 50
+        check_rows(ours, theirs, pixels=0.02, score=2e-3)  # they are written rounded
+
+
+def test_a_file_that_does_not_say_them_means_what_it_meant(told, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(told)
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    older = {key: said[key] for key in said.keys() - {"intensity", "frame_scales", "confidence", "provenance"}}
+    for name, metadata in (("older", older), ("odd", said | {"intensity": "[2, 1]"})):
+        onnx.helper.set_model_props(model, metadata)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    network = open_network(tmp_path / "older.onnx")
+    found = (network.intensity, network.frame_scales, network.confidence, network.provenance)
+    assert found == ("full", None, None, {}) and network.class_names == ("plane",)
+    with pytest.raises(UserError, match=r"odd\.onnx.*intensity 2"):
+        open_network(tmp_path / "odd.onnx")
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])

@@ -40,7 +40,7 @@ def run_file(tmp_path_factory) -> Path:
     """last.pth of a run and its config.json, as far as a release reads them."""
     folder = tmp_path_factory.mktemp("run")
     settings = {**SMALL.to_json(), "data_root": "/home/me/data", "train_list": "/home/me/mixed.txt", "seed": 2023}
-    content = checkpoint_of(network(), ("drone",), (64, 64))
+    content = checkpoint_of(network(), ("drone",), (64, 64), intensity=(0.0, 4095.0))
     content["training"] = {"settings": settings, "progress": {"epoch": 7}}
     torch.save(content, folder / "last.pth")
     facts = {"git": "abc1234", "packages": {"torch": "2.9.0"}, "command": ["train_DAUB.py", "--data-root", "/home/me"]}
@@ -65,7 +65,7 @@ def test_a_small_file_that_says_everything(run_file, tmp_path, capsys):
 
     loaded = load_network(output)
     assert loaded.class_names == ("drone",) and loaded.input_size == (64, 64)
-    assert loaded.frame_scales == (1.5, 2.0) and loaded.confidence == 0.3
+    assert loaded.intensity == (0, 4095) and loaded.frame_scales == (1.5, 2.0) and loaded.confidence == 0.3
     assert loaded.model.architecture["num_slices"] == 0 and loaded.model.motion_branch is None
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
     said = loaded.provenance

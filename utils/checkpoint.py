@@ -232,16 +232,15 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Loaded
         described = _describe(content, str(path))
         model = SSTNet(**described["architecture"])
         class_names, (height, width) = tuple(described["class_names"]), described["input_size"]
-        extras = _extras(described)
+        remembered = remembered_in(described)
         if len(class_names) != model.num_classes:
             raise ValueError(f"{len(class_names)} class names for {model.num_classes} classes")
-        intensity = _intensity(described.get("intensity", "full"))  # files of before there was a choice
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: weights of another network, or a damaged file ({error}); expected SSTNet's") from None
     report = load_weights(model, content)
     if not report.complete:
         raise UserError(f"{path}: weights of another network: {report}")
-    return LoadedNetwork(model.to(device).eval(), class_names, (int(height), int(width)), intensity, **extras)
+    return LoadedNetwork(model.to(device).eval(), class_names, (int(height), int(width)), **remembered)
 
 
 def _intensity(value: Any) -> Intensity:
@@ -254,9 +253,15 @@ def _intensity(value: Any) -> Intensity:
     return low, high
 
 
-def _extras(described: Mapping[str, Any]) -> dict[str, Any]:
-    """What released files say beside; TypeError or ValueError where it cannot be."""
-    found: dict[str, Any] = {"provenance": dict(described.get("provenance") or {})}
+def remembered_in(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `LoadedNetwork` that a file need not state; TypeError or ValueError where one cannot be.
+
+    What a file does not state is as it was before files could.
+    """
+    found: dict[str, Any] = {
+        "intensity": _intensity(described.get("intensity", "full")),
+        "provenance": dict(described.get("provenance") or {}),
+    }
     if described.get("frame_scales") is not None:
         least, most = map(float, described["frame_scales"])
         if not 0 < least <= most:

@@ -161,7 +161,7 @@ def open_network(weights: str | Path, device: str | torch.device = "cpu") -> Loa
     """The network of a checkpoint, or of an ONNX file."""
     if Path(weights).suffix.lower() == ".onnx":
         onnx = OnnxNetwork(weights, device)
-        return LoadedNetwork(onnx, onnx.class_names, onnx.input_size)
+        return LoadedNetwork(onnx, onnx.class_names, onnx.input_size, **onnx.description.remembered)
     return load_network(weights, device)
 
 

@@ -58,7 +58,7 @@ def main(config: Config) -> None:
     network = load_network(config.weights)
     make_folder(config.output.parent)
     with beside(config.output) as partial:
-        graph = build_graph(network.model, network.class_names, network.input_size, form)
+        graph = build_graph(network, form)
         partial.write_bytes(graph.SerializeToString())
         file = OnnxNetwork(partial)
         for batch, size in ((1, network.input_size), *OTHER_SHAPES):

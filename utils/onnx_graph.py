@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from nets import SSTNet, StreamingForm, inference_form
+from utils.checkpoint import LoadedNetwork
 from utils.cli import UserError
 from utils.clips import IMAGENET_MEAN, IMAGENET_STD
 from utils.detector import cell_boxes
@@ -100,18 +101,18 @@ class StreamGraph(nn.Module):
         return cell_boxes(output) if self.decode else output, *cache
 
 
-def build_graph(
-    model: SSTNet, class_names: tuple[str, ...], input_size: tuple[int, int], form: Form
-) -> onnx.ModelProto:
+def build_graph(network: LoadedNetwork, form: Form) -> onnx.ModelProto:
     """The network as an ONNX model of this form, its dimensions named, its metadata in it."""
     onnx = extra("onnxscript", "onnx")
+    model = network.model
     graph = _translate(model, form)
     if form.suppression:
         _append_suppression(graph, form.suppression, model.num_classes)
     _name_dimensions(graph, model, form)
     description = Description(
-        form, dict(model.architecture), tuple(class_names), input_size, model.stride, IMAGENET_MEAN, IMAGENET_STD
-    )
+        form, dict(model.architecture), network.class_names, network.input_size, model.stride, IMAGENET_MEAN,
+        IMAGENET_STD, network.intensity, network.frame_scales, network.confidence, network.provenance,
+    )  # fmt: skip
     onnx.helper.set_model_props(graph, description.to_metadata())
     onnx.checker.check_model(graph, full_check=True)
     return graph

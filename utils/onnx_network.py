@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,9 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.checkpoint import remembered_in
 from utils.cli import UserError
+from utils.frames import Intensity
 
 FORMAT = "sstnet-onnx-1"
+REMEMBERED = ("intensity", "frame_scales", "confidence", "provenance")  # files of before they were written lack them
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,15 @@ class Description:
     stride: int
     mean: tuple[float, ...]  # of the three channels, which are equal: (grey / 255 - mean) / std
     std: tuple[float, ...]
+    intensity: Intensity = "full"  # this and what follows: as in LoadedNetwork
+    frame_scales: tuple[float, float] | None = None
+    confidence: float | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def remembered(self) -> dict[str, Any]:
+        """What the weight file said beside, as fields of `LoadedNetwork`."""
+        return {name: getattr(self, name) for name in REMEMBERED}
 
     def to_metadata(self) -> dict[str, str]:
         """Keys and JSON values for the file."""
@@ -78,7 +90,9 @@ class Description:
         """Read it back; KeyError, TypeError or ValueError where a file says something else."""
         if metadata.get("format") != FORMAT:
             raise ValueError(f"its format is {metadata.get('format')}, not {FORMAT}")
-        values = {name: json.loads(metadata[name]) for name in cls.__dataclass_fields__}
+        stated = [name for name in cls.__dataclass_fields__ if name in metadata or name not in REMEMBERED]
+        values = {name: json.loads(metadata[name]) for name in stated}
+        values |= remembered_in(values)
         form = values.pop("form")
         inside = form.pop("suppression")
         lists = {name: tuple(values.pop(name)) for name in ("class_names", "input_size", "mean", "std")}

@@ -23,7 +23,14 @@ from torch import Tensor
 
 from nets import SSTNet
 from nets.yolox_head import decode_output
-from utils.checkpoint import FORMAT, LoadedNetwork, load_network, load_weights, read_checkpoint, save_atomically
+from utils.checkpoint import (
+    LoadedNetwork,
+    checkpoint_of,
+    load_network,
+    load_weights,
+    read_checkpoint,
+    save_atomically,
+)
 from utils.cli import UserError, run_command
 from utils.clips import normalise_frames
 from utils.config import TrainConfig
@@ -112,10 +119,7 @@ def release_of(content: Mapping[str, Any], original: LoadedNetwork, config: Conf
     detector = SSTNet(**{**original.model.architecture, "num_slices": 0, "num_layers": 0})
     load_weights(detector, original.model.state_dict())
     return {
-        "format": FORMAT,
-        "architecture": dict(detector.architecture),
-        "class_names": list(original.class_names),
-        "input_size": list(original.input_size),
+        **checkpoint_of(detector, original.class_names, original.input_size, original.intensity),
         "frame_scales": None if config.frame_scales is None else list(config.frame_scales),
         "confidence": config.confidence,
         "provenance": provenance(content, config),
