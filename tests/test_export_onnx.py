@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from dataclasses import MISSING, fields
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,18 @@ import vid_predict
 from nets import SSTNet, StreamingForm, VideoStream
 from utils import export_onnx
 from utils.annotations import load_annotations
-from utils.checkpoint import LoadedNetwork, checkpoint_of, load_network, save_weights
+from utils.checkpoint import DEFAULT_WEIGHTS, LoadedNetwork, checkpoint_of, load_network, save_weights
 from utils.cli import UserError, run_command
+from utils.clips import normalise_frames
 from utils.detector import Detections, Detector, cell_boxes, open_network, postprocess
-from utils.frames import read_frame, sequence_frames
 from utils.onnx_network import Form, OnnxNetwork, Suppression
 from utils.speed import measure_speed, speed_sample
 from utils.synthetic_dataset import write_dataset
 from utils.synthetic_presets import PRESETS
+from utils.video import open_source
 
 ROOT = Path(__file__).resolve().parents[1]
+VIDEO = ROOT / "tests" / "data" / "drone_ir" / "IR_AIRPLANE_045.mp4"
 SIZE = (64, 96)
 
 
@@ -94,7 +97,13 @@ def told(folder) -> Path:
     content = checkpoint_of(small_network(2), ("plane",), SIZE, intensity=(1000.0, 1510.0))
     content |= {"frame_scales": [1.5, 2.0], "confidence": 0.26, "provenance": {"data": "synthetic", "epochs_done": 7}}
     torch.save(content, folder / "told.pth")
-    return export(folder / "told.pth", folder / "told.onnx")
+    return export(folder / "told.pth", folder / "told.onnx", "--streaming")
+
+
+@pytest.fixture(scope="module")
+def shipped(folder) -> Path:
+    """The project's own weights, a frame and the cache of 5 in."""
+    return export(DEFAULT_WEIGHTS, folder / "shipped.onnx", "--streaming")
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +118,19 @@ def deep(folder) -> Path:
     return root
 
 
-@pytest.fixture
-def images(folder) -> list[np.ndarray]:
-    """50 consecutive grey frames."""
-    return [read_frame(path) for path in sequence_frames(sequence_of(folder))]
+def real_frames(size: tuple[int, int]) -> list[np.ndarray]:
+    """50 consecutive grey frames of a real video, cut to `size` (h, w) round its target."""
+    x, y, w, h = json.loads(VIDEO.with_name("boxes.json").read_text())[VIDEO.stem]["boxes"][0]
+    top, left = int(y + (h - size[0]) / 2), int(x + (w - size[1]) / 2)
+    frames = [frame.image[top : top + size[0], left : left + size[1]] for frame in islice(open_source(str(VIDEO)), 50)]
+    assert len(frames) == 50 and {frame.shape for frame in frames} == {size}
+    return frames
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    """The frames that the small networks see."""
+    return real_frames(SIZE)
 
 
 def test_a_step_of_the_streaming_form_is_a_step_of_the_stream():
@@ -149,6 +167,18 @@ def test_any_batch_and_size_through_the_plain_file(plain):
         with torch.no_grad():
             expected = model(clips).numpy()
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("name", "size"), [("shipped", (96, 128)), ("told", SIZE)])
+def test_raw_outputs_of_a_stream_are_equal_over_50_real_frames(name, size, request):
+    """A clip of 5 at the published width, with weights that were trained; a clip of 2, narrow."""
+    file = request.getfixturevalue(name)
+    frames = normalise_frames(torch.from_numpy(np.stack(real_frames(size))))
+    weights = DEFAULT_WEIGHTS if name == "shipped" else file.with_suffix(".pth")
+    expected = load_network(weights).model.forward_video(frames)
+    found = OnnxNetwork(file).stream().push(frames)
+    assert len({output.numpy().tobytes() for output in expected}) == 50  # no two frames alike
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("repeat", [False, True], ids=["clips", "key frame repeated"])
