@@ -3,7 +3,7 @@
 # make test    set up, then run all tests: at most 15 minutes on 2 CPU cores
 # make study   what each idea is worth: trains and tests every row of docs/study.md that has no result yet, for a night or
 #              longer on 2 CPU cores; goes on where it was stopped
-# make weights VIDEOS=DIR    the weights that come with the project, anew (docs/model_card.md)
+# make weights VIDEOS=DIR    weights of the kind that comes with the project, by one command (docs/model_card.md)
 # make lint    style
 # make release-check    all that a release must pass, or some of it: make release-check STEPS="links files"
 # make clean   remove what demo and tests leave (not .venv)
@@ -51,7 +51,7 @@ study: $(INSTALLED)
 		else echo "datasets/DAUB is not there: its rows are left out"; fi
 
 weights: $(INSTALLED)
-	$(RUN) -m benchmarks.shipped_weights --videos $(or $(VIDEOS),$(error pass VIDEOS=DIR, with the videos and boxes.json)) \
+	$(RUN) -m benchmarks.infrared_weights --videos $(or $(VIDEOS),$(error pass VIDEOS=DIR, with the videos and boxes.json)) \
 		$(if $(START),--start $(START))
 
 test: $(INSTALLED)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.shipped_weights import SETS, Config, main
+from benchmarks.infrared_weights import SETS, Config, main
 from tests.test_converters import make_video
 from tests.training_cases import run
 from utils.checkpoint import load_network

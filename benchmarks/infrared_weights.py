@@ -1,7 +1,7 @@
-"""Make the weights that come with the project: `make weights VIDEOS=DIR`, or
+"""Make weights for infrared video, of the kind that comes with the project: `make weights VIDEOS=DIR`, or
 
-python -m benchmarks.shipped_weights --videos DIR --start before.pth   # as the model card says
-python -m benchmarks.shipped_weights --videos DIR --list               # the commands alone
+python -m benchmarks.infrared_weights --videos DIR --start before.pth   # what came of it: docs/model_card.md
+python -m benchmarks.infrared_weights --videos DIR --list               # the commands alone
 
 Synthetic sequences of every preset, some of them painted into CC0 infrared videos, and these videos themselves; no
 frame of DAUB, IRDST or another data set. What is there already is not made again and a broken-off training goes on.
