@@ -83,7 +83,8 @@ def test_a_small_file_that_says_everything(run_file, tmp_path, capsys):
     assert release(capsys, *flags, "--output", tmp_path / "again.pth")[0] == 0
     assert (tmp_path / "again.pth").read_bytes() == output.read_bytes()
     assert release(capsys, "--weights", output, "--output", tmp_path / "twice.pth")[0] == 0  # a release of a release
-    assert load_network(tmp_path / "twice.pth").provenance == said
+    twice = load_network(tmp_path / "twice.pth")
+    assert (twice.provenance, twice.confidence, twice.frame_scales) == (said, 0.3, (1.5, 2.0))
 
 
 def test_files_that_must_not_be_given_away(run_file, tmp_path, capsys, monkeypatch):

@@ -118,10 +118,11 @@ def release_of(content: Mapping[str, Any], original: LoadedNetwork, config: Conf
     """The dictionary of the file."""
     detector = SSTNet(**{**original.model.architecture, "num_slices": 0, "num_layers": 0})
     load_weights(detector, original.model.state_dict())
+    scales = config.frame_scales or original.frame_scales  # of a released file once more, unless others are given
     return {
         **checkpoint_of(detector, original.class_names, original.input_size, original.intensity),
-        "frame_scales": None if config.frame_scales is None else list(config.frame_scales),
-        "confidence": config.confidence,
+        "frame_scales": None if scales is None else list(scales),
+        "confidence": original.confidence if config.confidence is None else config.confidence,
         "provenance": provenance(content, config),
         "model": {name: halved(tensor) for name, tensor in detector.state_dict().items()},
     }
