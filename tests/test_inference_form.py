@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.export import Dim
 
 from nets import SSTNet, VideoStream, inference_form
 
@@ -59,3 +60,16 @@ def test_it_has_no_motion_branch_and_is_its_own_inference_form(trained):
     folded = inference_form(trained)
     assert folded.motion_branch is None and not any(name.startswith("motion") for name in folded.state_dict())
     assert inference_form(folded) is folded
+
+
+def test_exported_program_gives_the_same_at_other_sizes(tmp_path):
+    torch.manual_seed(0)
+    model = inference_form(SSTNet(width=0.125, num_slices=0, num_layers=0).eval())
+    size = {0: Dim("batch"), 3: 32 * Dim("rows", max=64), 4: 32 * Dim("columns", max=64)}
+    with torch.no_grad():
+        program = torch.export.export(model, (torch.randn(2, 3, 5, 64, 96),), dynamic_shapes=(size,))
+        torch.export.save(program, tmp_path / "model.pt2")
+        exported = torch.export.load(tmp_path / "model.pt2").module()
+        for shape in ((2, 3, 5, 64, 96), (1, 3, 5, 128, 64), (3, 3, 5, 64, 64)):
+            clips = torch.randn(shape)
+            torch.testing.assert_close(exported(clips), model(clips))
