@@ -16,13 +16,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Work, describe_machine, gpu_memory, interleave, matrix_product, tensor_cores
+from benchmarks.timing import (
+    Ratios,
+    Times,
+    Work,
+    describe_machine,
+    gpu_memory,
+    interleave,
+    matrix_product,
+    ratios,
+    tensor_cores,
+)
 from nets import SSTNet, YOLOXLoss
 from utils.cli import run_command
 from utils.config import PRESETS, choose_device
 from utils.ema import EMA
 from utils.flops import count_gflop
-from utils.heap import LARGEST, USUAL, keep_freed_memory
+from utils.heap import keep_freed_memory
 from utils.optimizer import build_optimizer
 
 
@@ -51,12 +61,10 @@ class Form:
     recompute: tuple[str, ...] = ()
     compile: bool = False
     tf32: bool = True  # as PyTorch has it for convolutions; only a GPU knows it
-    keeps_memory: bool = True  # that is freed, as every command does; only a CPU's heap knows it
 
     def __str__(self) -> str:
         flags = ["bf16"] * self.amp + ["not channels_last"] * (not self.channels_last)
         flags += ["compiled"] * self.compile + ["no TF32"] * (not self.tf32)
-        flags += ["freed memory given back"] * (not self.keeps_memory)
         return ", ".join([self.preset, *flags, *(f"recompute {part}" for part in self.recompute)])
 
 
@@ -65,7 +73,6 @@ class Step:
 
     def __init__(self, form: Form, config: Config, device: torch.device):
         torch.manual_seed(0)
-        keep_freed_memory(LARGEST if form.keeps_memory else USUAL)
         slices, layers = PRESETS[form.preset]
         layout = torch.channels_last if form.channels_last else torch.contiguous_format
         model = SSTNet(num_slices=slices, num_layers=layers, width=config.width, recompute=form.recompute)
@@ -103,7 +110,8 @@ def forms_of(config: Config, device: torch.device) -> list[Form]:
         forms += [Form(preset), Form(preset, channels_last=False), Form(preset, amp=True)]
         if config.compile:
             forms += [Form(preset, compile=True), Form(preset, amp=True, compile=True)]
-        forms.append(Form(preset, tf32=False) if device.type == "cuda" else Form(preset, keeps_memory=False))
+        if device.type == "cuda":
+            forms.append(Form(preset, tf32=False))
         forms += [Form(preset, recompute=parts) for parts in (("extractor",), ("motion",), ("extractor", "motion"))]
     return forms
 
@@ -120,6 +128,7 @@ def peak_memory(form: Form, config: Config, device: torch.device) -> float:
 
 def _grown(form: Form, config: Config, threads: int) -> float:
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as every command does
     torch.nn.functional.conv2d(torch.randn(1, 8, 32, 32), torch.randn(8, 8, 3, 3))  # the library's own start
     before = _peak_kib()
     step = Step(form, config, torch.device("cpu"))
@@ -158,6 +167,29 @@ def main(config: Config) -> None:
             flush=True,
         )
         del step, ways
+    if device.type == "cpu":
+        print(f"{config.presets[0]}, freed memory given back / kept: {heap_ratios(config)}")
+
+
+def heap_ratios(config: Config) -> Ratios:
+    """A step where the C library gives large freed blocks back, as it does by itself, over one where it keeps them.
+
+    Each in a process of its own, in turns: what one way leaves in the heap would serve the other.
+    """
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(config.rounds):
+        for keeps, measured in seconds.items():
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                measured.append(pool.apply(_step_seconds, (config, keeps, torch.get_num_threads())))
+    return ratios(Times(tuple(seconds[False])), Times(tuple(seconds[True])))
+
+
+def _step_seconds(config: Config, keeps: bool, threads: int) -> float:
+    torch.set_num_threads(threads)
+    if keeps:
+        keep_freed_memory()
+    step = Step(Form(config.presets[0]), config, torch.device("cpu"))
+    return interleave({"step": step}, rounds=3, warmup=2)["step"].median
 
 
 def forward_gflop(form: Form, config: Config) -> float:

@@ -11,16 +11,14 @@ import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 LARGEST = 2**31 - 1  # bytes: what an int holds
-USUAL = 2**25  # bytes: where glibc's own threshold ends as it adapts
 
 
-def keep_freed_memory(largest: int = LARGEST) -> bool:
-    """Let this process reuse freed blocks of up to `largest` bytes; whether it does (False where there is no glibc).
+def keep_freed_memory() -> bool:
+    """Let this process reuse large freed blocks; whether it does (False where the C library is not glibc).
 
-    The process's memory stays at its peak until it ends. glibc by itself goes up to `USUAL`.
+    The process's memory stays at its peak until it ends.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    limits = {M_MMAP_THRESHOLD: largest, M_TRIM_THRESHOLD: min(2 * largest, LARGEST)}
-    return mallopt is not None and all(mallopt(name, limit) == 1 for name, limit in limits.items())
+    return mallopt is not None and all(mallopt(name, LARGEST) == 1 for name in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD))
