@@ -76,7 +76,7 @@ class Config:
     epochs: int = 14
     """Epochs of a thirtieth of the clips."""
     lr: float = 4e-3
-    """Nominal learning rate, for a batch of 64."""
+    """Nominal learning rate, for a batch of 64; too high for weights that are trained already (docs/model_card.md)."""
     seed: int = 6000
     """Of the training; the synthetic sets take this one and the next ones."""
     confidence: float = 0.25
