@@ -173,6 +173,7 @@ def test_recipe_is_the_default():
         (["--epoch-share", "1.5"], "--epoch-share 1.5"),
         (["--epoch-share", "nan"], "--epoch-share nan"),
         (["--lr", "0"], "--lr 0.0: must be above 0"),
+        (["--lr-bounds", "1e-3", "1e-4"], "--lr-bounds: the least rate must be above 0"),
         (["--crop", "50"], "--crop 50: must be a multiple of 32"),
         (["--photometric", "1"], "--photometric 1.0"),
         (["--workers", "-2"], "--workers -2: must not be negative"),

@@ -57,6 +57,14 @@ def test_rates_are_scaled_by_the_batch_and_clamped(nominal, batch, optimizer, ex
     assert scaled_rates(nominal, batch, optimizer) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [((1e-5, 1e-3), (1.25e-4, 1.25e-6)), ((2e-4, 1e-3), (2e-4, 2e-6)), ((1e-6, 1e-4), (1e-4, 1e-6))],
+)
+def test_given_bounds_take_the_place_of_the_published_ones(bounds, expected):
+    assert scaled_rates(1e-3, 8, "adam", bounds) == pytest.approx(expected)
+
+
 @settings(deadline=None)
 @given(epochs=st.integers(1, 500), kind=st.sampled_from(["cosine", "step"]))
 def test_rates_stay_between_the_floor_and_the_peak(epochs, kind):

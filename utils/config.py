@@ -69,6 +69,8 @@ class TrainConfig:
     """SGD with Nesterov momentum, or Adam."""
     lr: float | None = None
     """Nominal learning rate, for a batch of 64: scaled by batch/64, then clamped (default: 1e-2, Adam 1e-3)."""
+    lr_bounds: tuple[float, float] | None = None
+    """Least and largest rate of a step, after the scaling (default: published, 5e-4 5e-2, Adam 3e-4 1e-3)."""
     schedule: Literal["cosine", "step"] = "cosine"
     """Learning rate along the epochs."""
     init: Literal["release", "kaiming"] = "release"
@@ -155,6 +157,8 @@ class TrainConfig:
             (self.motion_weight >= 0, f"--motion-weight {self.motion_weight}: must not be negative"),
             (0 <= self.target_share <= 1, f"--target-share {self.target_share}: must be from 0 to 1"),
             (self.lr is None or self.lr > 0, f"--lr {self.lr}: must be above 0"),
+            (self.lr_bounds is None or 0 < self.lr_bounds[0] <= self.lr_bounds[1],
+             "--lr-bounds: the least rate must be above 0 and at most the largest"),
             (0 <= self.photometric < 1, f"--photometric {self.photometric}: must be at least 0 and below 1"),
             (0 <= self.noise <= 255, f"--noise {self.noise}: must be from 0 to 255 grey levels"),
             (0 <= self.frame_drop <= 0.9, f"--frame-drop {self.frame_drop}: must be from 0 to 0.9"),

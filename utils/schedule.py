@@ -12,9 +12,12 @@ FLOOR_RATIO = 0.01
 NUM_STEPS = 10  # of the step schedule
 
 
-def scaled_rates(nominal: float, batch_size: int, optimizer: str) -> tuple[float, float]:
-    """Eq. 6.1, peak and floor of the rate: nominal is for a batch of 64, scaled, then clamped to the bounds."""
-    low, high = BOUNDS[optimizer]
+def scaled_rates(
+    nominal: float, batch_size: int, optimizer: str, bounds: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """Eq. 6.1, peak and floor of the rate: nominal is for a batch of 64, scaled, then clamped to the bounds (default:
+    the published ones of the optimiser)."""
+    low, high = bounds or BOUNDS[optimizer]
     scaled = nominal * batch_size / NOMINAL_BATCH
     peak = min(max(scaled, low), high)
     floor = min(max(scaled * FLOOR_RATIO, low * FLOOR_RATIO), high * FLOOR_RATIO)

@@ -87,7 +87,7 @@ class Trainer:
         self.model = build_model(config, len(self.class_names), self.device, checkpoint is None, self.say)
         self.criterion = YOLOXLoss(len(self.class_names), self.model.stride, config.iou_loss)
         self.ema = EMA(self.model)  # before batch statistics are shared: it never needs other processes
-        peak, floor = scaled_rates(config.nominal_lr, config.batch_size, config.optimizer)
+        peak, floor = scaled_rates(config.nominal_lr, config.batch_size, config.optimizer, config.lr_bounds)
         self.schedule = Schedule(peak, floor, config.epochs, config.schedule)
         self.optimizer = build_optimizer(self.model, config.optimizer, peak)
         if config.sync_batchnorm and self.processes.several:
