@@ -214,9 +214,9 @@ def finish_training(config: TrainConfig) -> int:
     return content["training"]["num_clips"]
 
 
-def show(script: str, words: list[str]) -> None:
+def show(script: str, words: list[str], launcher: str = "python") -> None:
     """Print a command as it can be typed."""
-    print(f"\npython {script} {shlex.join(words)}", flush=True)
+    print(f"\n{launcher} {script} {shlex.join(words)}", flush=True)
 
 
 if __name__ == "__main__":

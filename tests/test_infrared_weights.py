@@ -35,20 +35,20 @@ def test_one_command_makes_the_file(videos, tmp_path, capsys):
     words = ["--videos", str(videos), "--work", str(work), "--quick", "--device", "cpu"]
     status, out, _ = run(capsys, [*words, "--list"], Config, main)
     assert status == 0 and out.count("make_synthetic_dataset.py") == len(SETS) and not work.exists()
-    assert "--init kaiming" in out and "--confidence 0.25" in out
+    assert "\npython train_DAUB.py" in out and "--init kaiming" in out and "--confidence 0.25" in out
 
-    status, out, error = run(capsys, words, Config, main)
+    status, out, error = run(capsys, [*words, "--processes", "2"], Config, main)
     assert status == 0, error
+    assert "\ntorchrun --standalone --nproc-per-node 2 train_DAUB.py" in out
     trained_on = (work / "train.txt").read_text().splitlines()
     assert {line.split("/")[0] for line in trained_on} == {"videos", *(made.name for made in SETS)}
     assert [line for line in trained_on if line.startswith("videos")] == [
-        "videos/images/train/IR_BIRD_002/000001.png 10,20,16,26,0",
         "videos/images/train/IR_BIRD_002/000005.png 14,20,20,26,0",
     ]
     assert "IR_AIRPLANE_045" not in "".join(trained_on)
     network = load_network(work / "sstnet_infrared.pth")
     assert network.confidence == 0.25 and network.frame_scales == (1.6, 2.0)
-    assert "20 videos of the Drone-detection-dataset" in network.provenance["data"]
+    assert "videos of the Drone-detection-dataset" in network.provenance["data"]
 
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*.bmp")}
     start = work / "sstnet_infrared.pth"
