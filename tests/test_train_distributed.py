@@ -180,7 +180,7 @@ def whole(data_root, tmp_path_factory) -> Path:
 def test_one_set_of_files(whole, data_root, tmp_path):
     names = sorted(path.name.split(".0.")[0].split(".tfevents")[0] for path in whole.iterdir())
     expected = ["best.pth", "config.json", "curves.png", "events.out", "last.pth", "metrics.csv", "previous.pth"]
-    assert names == [*expected, "train.log"]
+    assert names == [".lock", *expected, "train.log"]
     assert (whole.parent / "output1").read_text() == ""
     assert (whole.parent / "output0").read_text().count("\n") == 4  # what is trained, two epochs, done
     rows = read_rows(whole)

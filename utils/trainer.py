@@ -29,6 +29,7 @@ from utils.ema import EMA
 from utils.failures import NotFinite, name_clips, remedy
 from utils.optimizer import build_optimizer
 from utils.progress import EpochProgress, describe_epoch
+from utils.run_lock import RunLock
 from utils.run_state import (
     Progress,
     check_same_network,
@@ -77,6 +78,7 @@ class Trainer:
         self.stop = stop or StopSignals()
         self.device = self.processes.device(config.device)
         self.log: RunLog | None = None
+        self.lock: RunLock | None = None
         self.class_names = read_class_names(config.classes)
         self.train_data = load_split(config, "train", self.class_names)
         self.val_data = load_split(config, "val", self.class_names)
@@ -128,7 +130,15 @@ class Trainer:
     # The whole run
 
     def fit(self) -> None:
-        """Train to the last epoch. However it ends, the log is closed and the loader's processes are let go."""
+        """Train to the last epoch. However it ends, the log is closed, the loader's processes and the run folder are
+        let go."""
+        try:
+            self._fit()
+        finally:
+            if self.lock:
+                self.lock.release()
+
+    def _fit(self) -> None:
         config = self.config
         if self.progress.epoch >= config.epochs:
             self.say(f"{config.run_dir}: finished already, {self.progress.epoch} epochs; raise --epochs to train on")
@@ -330,6 +340,7 @@ class Trainer:
         if config.dry_run:
             return None
         make_run_dir(config.run_dir, config.resume)
+        self.lock = RunLock(config.run_dir)
         if not config.resume:
             return None
         found = newest_run(config.run_dir)
