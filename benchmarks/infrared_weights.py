@@ -80,7 +80,7 @@ class Config:
     """Weights to start from (default: none, kaiming initialisation, which takes several times as many epochs)."""
     work: Path = Path("runs/weights")
     """Folder for the data, the run and the weight file, sstnet_infrared.pth."""
-    epochs: int = 40
+    epochs: int = 36
     """Epochs of a thirtieth of the clips."""
     lr: float = 2e-3
     """Nominal learning rate, for a batch of 64."""
@@ -90,7 +90,7 @@ class Config:
     """Processes that share a step: GPUs, or CPU cores (two of one thread do more than one of two threads)."""
     seed: int = 7000
     """Of the training; the synthetic sets take this one and the next ones."""
-    confidence: float = 0.25
+    confidence: float = 0.2
     """Confidence that vid_predict.py shows detections from with these weights."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1."""

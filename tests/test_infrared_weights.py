@@ -35,7 +35,7 @@ def test_one_command_makes_the_file(videos, tmp_path, capsys):
     words = ["--videos", str(videos), "--work", str(work), "--quick", "--device", "cpu"]
     status, out, _ = run(capsys, [*words, "--list"], Config, main)
     assert status == 0 and out.count("make_synthetic_dataset.py") == len(SETS) and not work.exists()
-    assert "\npython train_DAUB.py" in out and "--init kaiming" in out and "--confidence 0.25" in out
+    assert "\npython train_DAUB.py" in out and "--init kaiming" in out and "--confidence 0.2 " in out
 
     status, out, error = run(capsys, [*words, "--processes", "2"], Config, main)
     assert status == 0, error
@@ -47,7 +47,7 @@ def test_one_command_makes_the_file(videos, tmp_path, capsys):
     ]
     assert "IR_AIRPLANE_045" not in "".join(trained_on)
     network = load_network(work / "sstnet_infrared.pth")
-    assert network.confidence == 0.25 and network.frame_scales == (1.6, 2.0)
+    assert network.confidence == 0.2 and network.frame_scales == (1.6, 2.0)
     assert "videos of the Drone-detection-dataset" in network.provenance["data"]
 
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*.bmp")}
