@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.training_cases import ROOT, flags, run
+from utils.cli import UserError
 from utils.run_lock import LOCK, RunLock
 
 pytest.importorskip("fcntl")
 HOLDER = """
 import sys
 from pathlib import Path
+from utils.cli import UserError
 from utils.run_lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 print("held", flush=True)
@@ -50,6 +52,12 @@ def test_a_second_run_in_the_folder_is_refused(data_root, tmp_path, capsys, hold
     assert status == 2 and error.count("\n") == 1
     assert error.startswith(f"error: {tmp_path}: process {holder.pid} trains there; wait for its end, or pass another")
     assert files(tmp_path) == {LOCK}
+
+
+def test_a_folder_without_room_for_the_lock_is_named(tmp_path):
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(UserError, match=r"\.lock: cannot be written"):
+        RunLock(tmp_path)
 
 
 def test_a_killed_run_leaves_the_folder_free(tmp_path, holder):

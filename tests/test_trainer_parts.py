@@ -65,6 +65,12 @@ def test_given_bounds_take_the_place_of_the_published_ones(bounds, expected):
     assert scaled_rates(1e-3, 8, "adam", bounds) == pytest.approx(expected)
 
 
+def test_a_run_keeps_the_bounds_given(data_root, tmp_path):
+    config = small_config(data_root, tmp_path, optimizer="adam", lr=1e-3, lr_bounds=(1e-6, 1e-3))
+    trainer = Trainer(config)
+    assert trainer.schedule.peak == pytest.approx(1e-3 * config.batch_size / 64) and trainer.schedule.peak < 3e-4
+
+
 @settings(deadline=None)
 @given(epochs=st.integers(1, 500), kind=st.sampled_from(["cosine", "step"]))
 def test_rates_stay_between_the_floor_and_the_peak(epochs, kind):

@@ -23,7 +23,11 @@ class RunLock:
     """
 
     def __init__(self, run_dir: Path):
-        self._file = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        path = run_dir / LOCK
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); pass another --run-dir") from None
         if fcntl is None:
             return
         try:  # a record lock: a loader's process, forked, has no part in it and cannot outlive this one with it
