@@ -228,6 +228,16 @@ def test_out_of_memory_names_the_remedy(kind, data_root, tmp_path):
         kind(small_config(data_root, tmp_path)).fit()
 
 
+class TakesTooMuchToResume(Trainer):
+    def _resume(self, path, content):
+        torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_out_of_memory_while_resuming_is_no_fault_of_the_file(data_root, finished):
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):  # which `train` says the remedy of
+        TakesTooMuchToResume(small_config(data_root, finished, epochs=3, resume=True))
+
+
 class KillsItsReader(Trainer):
     """As the kernel does where memory is short."""
 

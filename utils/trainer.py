@@ -111,8 +111,8 @@ class Trainer:
             try:
                 self._resume(path, content)
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
+                if isinstance(error, RuntimeError) and remedy(error, config, self.processes.count):
+                    raise  # the machine's failure, such as memory that is short, and not the file's
                 raise UserError(f"{path}: of a run of another version ({error}); pass another --run-dir") from error
 
     @property
