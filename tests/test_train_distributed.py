@@ -177,12 +177,17 @@ def whole(data_root, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+def own_lines(output: Path) -> list[str]:
+    """What a process printed, less what gloo says of its peers in some versions of PyTorch (2.9)."""
+    return [line for line in output.read_text().splitlines() if not line.startswith("[Gloo]")]
+
+
 def test_one_set_of_files(whole, data_root, tmp_path):
     names = sorted(path.name.split(".0.")[0].split(".tfevents")[0] for path in whole.iterdir())
     expected = ["best.pth", "config.json", "curves.png", "events.out", "last.pth", "metrics.csv", "previous.pth"]
     assert names == [".lock", *expected, "train.log"]
-    assert (whole.parent / "output1").read_text() == ""
-    assert (whole.parent / "output0").read_text().count("\n") == 4  # what is trained, two epochs, done
+    assert own_lines(whole.parent / "output1") == []
+    assert len(own_lines(whole.parent / "output0")) == 4  # what is trained, two epochs, done
     rows = read_rows(whole)
     Trainer(small_config(data_root, tmp_path, **TINY)).fit()
     for mine, alone in zip(rows, read_rows(tmp_path), strict=True):
