@@ -22,7 +22,7 @@ from utils.synthetic_background import SUPERSAMPLING, spectral_texture
 from utils.synthetic_camera import Camera, plan_camera, take_frames
 from utils.synthetic_dataset import write_dataset
 from utils.synthetic_presets import PRESETS
-from utils.synthetic_targets import make_blob, plan_track, point_spread, still_track
+from utils.synthetic_targets import make_blob, paint, plan_track, point_spread, still_track
 from utils_coco.make_synthetic_dataset import Config, main
 
 STILL = {"camera_speed": (0, 0), "camera_jitter": (0, 0), "rotation": (0, 0), "zoom": (0, 0)}
@@ -116,6 +116,29 @@ def test_camera_goes_there_and_back_and_stays_in_its_scene(seed, y, x):
         place = camera.to_scene(frame, np.array([x, y]))
         assert np.allclose(camera.to_frame(frame, place), [x, y])
         assert np.all(place > 0) and np.all(place < camera.scene_size[::-1])
+
+
+def test_a_dark_side_is_taken_away_beside_its_point_and_given_back():
+    camera = plan_camera(np.random.default_rng(1), 9, (64, 80), speed=0.3, jitter=0.1, turn=0.5, zoom=0.0)
+    scene = camera.to_scene(4, np.array([40.0, 32.0]))[None].repeat(9, 0)
+    rng = np.random.default_rng(2)
+    plain = make_blob(rng, camera, scene, 2.0, 8, 0.0, 3.0, moving=False)
+    shaded = make_blob(rng, camera, scene, 2.0, 8, 0.0, 3.0, moving=False, shaded=1.0)
+    assert plain.shade is None
+    painted = []
+    for blob in (plain, shaded):
+        blob.amplitude[:] = 50
+        levels = np.full((9, 64, 80), 100.0, np.float32)
+        paint(blob, levels)
+        painted.append(levels.copy())
+        paint(blob, levels, sign=-1)
+        assert np.allclose(levels, 100, atol=1e-3)
+    taken = painted[0] - painted[1]
+    assert taken.min() >= 0 and 0.1 * 50 < taken.max() <= 1.1 * 50 and painted[1].min() < 100
+    for frame in range(9):  # the same place beside the point in every frame
+        rows, columns = np.nonzero(taken[frame] > taken[frame].max() / 2)
+        x, y = shaded.centre[frame] + shaded.shade.offset
+        assert abs(columns.mean() + 0.5 - x) < 1 and abs(rows.mean() + 0.5 - y) < 1
 
 
 def test_targets_move_steadily_and_distractors_stand_still_in_the_scene():
@@ -316,6 +339,12 @@ def test_ranges_out_of_order_or_bounds_are_refused(tmp_path, flag, limits):
     model = replace(PRESETS["easy"], **{flag: limits})
     with pytest.raises(UserError, match="LOW <= HIGH"):
         write_dataset(tmp_path / "set", model, seed=0, sequences=(1, 1), frames=8, frame_size=(64, 64))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_a_share_of_shaded_points_that_is_none_is_refused(tmp_path, share):
+    with pytest.raises(UserError, match=r"--shaded .*0 to 1"):
+        write_dataset(tmp_path / "set", replace(PRESETS["easy"], shaded=share), 0, (1, 1), 8, (64, 64))
 
 
 def test_only_an_own_data_set_is_overwritten(tmp_path):

@@ -112,8 +112,8 @@ def _place_blobs(rng: Rng, model: SceneModel, camera: Camera, levels: np.ndarray
     blobs: list[Blob] = []
     frames = len(levels)
 
-    def place(path: Callable[[float], np.ndarray], moving: bool) -> Blob:
-        return _best_blob(rng, model, camera, levels, [*present, *blobs], path, moving)
+    def place(path: Callable[[float], np.ndarray], moving: bool, shaded: float = 0.0) -> Blob:
+        return _best_blob(rng, model, camera, levels, [*present, *blobs], path, moving, shaded)
 
     for _ in range(rng.integers(model.targets[0], model.targets[1] + 1)):
         start = 0
@@ -136,9 +136,10 @@ def _place_blobs(rng: Rng, model: SceneModel, camera: Camera, levels: np.ndarray
                 continue
             blobs.append(blob)
             start = int(np.flatnonzero(blob.shown)[-1]) + 1 + int(rng.integers(3, 12))
-    for track, (fewest, most) in ((still_track, model.distractors), (stuck_track, model.stuck)):
+    still = ((still_track, model.distractors, model.shaded), (stuck_track, model.stuck, 0.0))
+    for track, (fewest, most), shaded in still:
         for _ in range(rng.integers(fewest, most + 1)):
-            blob = place(lambda speed, track=track: track(rng, camera), False)
+            blob = place(lambda speed, track=track: track(rng, camera), False, shaded)
             if blob.shown.any():
                 blobs.append(blob)
     return blobs
@@ -152,6 +153,7 @@ def _best_blob(
     others: list[Blob],
     path: Callable[[float], np.ndarray],
     moving: bool,
+    shaded: float,
     tries: int = 12,
 ) -> Blob:
     """The candidate, of several, that keeps clear of the others and reaches its SCR; `path` draws one for a speed."""
@@ -161,7 +163,7 @@ def _best_blob(
     side = max(model.box_side, round(extent)) if model.box_side else round(extent + 2 * model.box_margin)
     speed = _scale(rng, model.speed)
     for _ in range(tries):
-        blob = make_blob(rng, camera, path(speed), extent, side, model.box_jitter, scr, moving)
+        blob = make_blob(rng, camera, path(speed), extent, side, model.box_jitter, scr, moving, shaded)
         fault = _crowding(blob, others, side)
         if blob.shown.sum() < min(8, len(levels) // 2) or fault > best_fault:
             fault += 10.0

@@ -133,6 +133,8 @@ def _check(output, model, seed, sequences, frames, frame_size, workers) -> None:
         raise UserError(f"--image-size {frame_size[0]} {frame_size[1]}: sides must be 64 to 2048 pixels")
     if workers < 1:
         raise UserError(f"--workers {workers}: must be 1 or more")
+    if not 0 <= model.shaded <= 1:
+        raise UserError(f"--shaded {model.shaded:g}: a share of the distractors, 0 to 1")
     limits = {"scr": (0.5, 50), "target_size": (0.8, 15), "speed": (0.02, 8), "targets": (0, 20)}
     limits |= {"distractors": (0, 50), "stuck": (0, 50)}
     for name, (low, high) in limits.items():

@@ -39,6 +39,7 @@ class SceneModel:
     columns: Range = (0.3, 1.2)  # fixed column pattern
     pattern: Range = (0.0, 0.0)  # noise of pixels that stands still in the frame
     stuck: tuple[int, int] = (0, 0)  # distractors that stand still in the frame, as dirt and repaired pixels do
+    shaded: float = 0.0  # share of the distractors on the ground that have a dark side
     dead_pixels: tuple[int, int] = (0, 2)
     vignetting: Range = (0.0, 0.1)  # loss in the corners, fraction
 

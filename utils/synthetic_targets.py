@@ -22,6 +22,15 @@ FOLLOWED_TRAVEL = 1.5  # pixels that a camera must travel for its heading to mea
 FOLLOWED_SPREAD = 25.0  # degrees, deviation of a followed target's heading from the camera's
 
 
+@dataclass(frozen=True)
+class Shade:
+    """Dark side of a bright point, as a roof's edge or a pole has: a Gaussian like the point's own, taken away."""
+
+    offset: tuple[float, float]  # x, y from the point's centre, pixels
+    strength: float  # of the point's amplitude
+    sigma: float  # pixels
+
+
 @dataclass
 class Blob:
     """One target or distractor; arrays run over all frames of the sequence."""
@@ -34,6 +43,16 @@ class Blob:
     asked_scr: float | None  # None: annotated in footage, never painted
     amplitude: np.ndarray  # (N,) grey levels of a centred pixel
     moving: bool
+    shade: Shade | None = None
+
+
+def draw_shade(rng: Rng, sigma: float) -> Shade:
+    """A dark side for a point of some sigma (pixels): beside it, as wide to twice as wide, of a fifth to all of its strength."""
+    width = sigma * rng.uniform(1, 2)
+    distance = 0.5 + (sigma + width) * rng.uniform(1, 2)
+    towards = rng.uniform(0, 2 * np.pi)
+    offset = (float(distance * np.cos(towards)), float(distance * np.sin(towards)))
+    return Shade(offset, float(rng.uniform(0.2, 1.0)), float(width))
 
 
 def point_spread(length: int, centre: float, sigma: float) -> np.ndarray:
@@ -113,9 +132,20 @@ def stuck_track(rng: Rng, camera: Camera) -> np.ndarray:
 
 
 def make_blob(
-    rng: Rng, camera: Camera, scene: np.ndarray, extent: float, side: int, jitter: float, scr: float, moving: bool
+    rng: Rng,
+    camera: Camera,
+    scene: np.ndarray,
+    extent: float,
+    side: int,
+    jitter: float,
+    scr: float,
+    moving: bool,
+    shaded: float = 0.0,
 ) -> Blob:
-    """Blob along scene positions (N, 2); `extent` = four sigma, `side` and centre `jitter` of its box in pixels."""
+    """Blob along scene positions (N, 2); `extent` = four sigma, `side` and centre `jitter` of its box in pixels.
+
+    `shaded` is the probability that it has a dark side; none needs no draw.
+    """
     frames = len(scene)
     height, width = camera.frame_size
     linear, shift = camera.transforms[..., :2], camera.transforms[..., 2]
@@ -128,7 +158,9 @@ def make_blob(
     wobble = np.clip(rng.normal(0, jitter, (frames, 2)), -0.95, 0.95) if jitter else 0.0
     low = np.rint(np.nan_to_num(centre) + wobble - side / 2)
     boxes = np.concatenate([low, low + side], axis=1).clip(0, np.tile([width, height], 2)).astype(int)
-    return Blob(scene, centre, shown, boxes, max(extent, 0.8) / 4, scr, np.zeros(frames), moving)
+    sigma = max(extent, 0.8) / 4
+    shade = draw_shade(rng, sigma) if shaded and rng.random() < shaded else None
+    return Blob(scene, centre, shown, boxes, sigma, scr, np.zeros(frames), moving, shade)
 
 
 def spread_patch(blob: Blob, frame: int, frame_size: tuple[int, int]) -> tuple[slice, slice, np.ndarray]:
@@ -137,9 +169,13 @@ def spread_patch(blob: Blob, frame: int, frame_size: tuple[int, int]) -> tuple[s
     rows = slice(max(y1 - RING, 0), min(y2 + RING, frame_size[0]))
     columns = slice(max(x1 - RING, 0), min(x2 + RING, frame_size[1]))
     x, y = blob.centre[frame]
-    down = point_spread(rows.stop - rows.start, y - rows.start, blob.sigma)
-    across = point_spread(columns.stop - columns.start, x - columns.start, blob.sigma)
-    return rows, columns, down[:, None] * across
+    return rows, columns, _spread_over(rows, columns, x, y, blob.sigma)
+
+
+def _spread_over(rows: slice, columns: slice, x: float, y: float, sigma: float) -> np.ndarray:
+    """Point spread over some rows and columns of a frame."""
+    down = point_spread(rows.stop - rows.start, y - rows.start, sigma)
+    return down[:, None] * point_spread(columns.stop - columns.start, x - columns.start, sigma)
 
 
 def hide(blob: Blob, cover: np.ndarray) -> None:
@@ -153,7 +189,7 @@ def hide(blob: Blob, cover: np.ndarray) -> None:
 def calibrate(rng: Rng, blob: Blob, frames: np.ndarray, cover: np.ndarray | None = None) -> np.ndarray:
     """Set a blob's amplitudes so that its median measured SCR is the asked one; returns the SCR of its shown frames.
 
-    frames: grey levels (N, H, W) float without the blob. The amplitude follows what the local clutter asks for, but
+    frames: grey levels (N, H, W) float without the blob; its shade does not count. The amplitude follows what the local clutter asks for, but
     slowly, as a target's brightness does: single frames may differ from the asked SCR, a track does not.
     """
     shown = np.flatnonzero(blob.shown)
@@ -191,6 +227,9 @@ def paint(blob: Blob, frames: np.ndarray, cover: np.ndarray | None = None, sign:
     """Add (sign 1) or take away (-1) a blob, in place, in grey levels (N, H, W) float; `cover` hides parts of it."""
     for frame in np.flatnonzero(blob.shown):
         rows, columns, spread = spread_patch(blob, frame, frames.shape[1:])
+        if blob.shade:
+            x, y = blob.centre[frame] + blob.shade.offset
+            spread = spread - blob.shade.strength * _spread_over(rows, columns, x, y, blob.shade.sigma)
         if cover is not None:
             spread = spread * (1 - cover[frame, rows, columns])
         frames[frame, rows, columns] += sign * blob.amplitude[frame] * spread

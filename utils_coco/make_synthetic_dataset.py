@@ -37,6 +37,7 @@ class Config:
     targets: tuple[int, int] | None = None  # at the same time
     distractors: tuple[int, int] | None = None  # points that look like targets and stand still on the ground
     stuck: tuple[int, int] | None = None  # the same, but standing still in the frame
+    shaded: float | None = None  # share of `distractors` with a dark side, as the edge of a roof has, 0 to 1
     backgrounds: Path | None = None  # folder of real pictures to fly over instead of drawn scenes
     footage: Path | None = None  # annotation list or COCO JSON of real frames to paint into; their targets stay
     workers: int = max(1, os.cpu_count() or 1)  # processes
@@ -45,7 +46,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Write the data set and say in a line what it holds."""
-    names = ("scr", "target_size", "speed", "targets", "distractors", "stuck")
+    names = ("scr", "target_size", "speed", "targets", "distractors", "stuck", "shaded")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     model = replace(PRESETS[config.preset], **given)
     records = write_dataset(
