@@ -47,7 +47,7 @@ class Blob:
 
 
 def draw_shade(rng: Rng, sigma: float) -> Shade:
-    """A dark side for a point of some sigma (pixels): beside it, as wide to twice as wide, of a fifth to all of its strength."""
+    """A dark side beside a point of some sigma (pixels): once to twice as wide, a fifth to all of its strength."""
     width = sigma * rng.uniform(1, 2)
     distance = 0.5 + (sigma + width) * rng.uniform(1, 2)
     towards = rng.uniform(0, 2 * np.pi)
@@ -189,8 +189,9 @@ def hide(blob: Blob, cover: np.ndarray) -> None:
 def calibrate(rng: Rng, blob: Blob, frames: np.ndarray, cover: np.ndarray | None = None) -> np.ndarray:
     """Set a blob's amplitudes so that its median measured SCR is the asked one; returns the SCR of its shown frames.
 
-    frames: grey levels (N, H, W) float without the blob; its shade does not count. The amplitude follows what the local clutter asks for, but
-    slowly, as a target's brightness does: single frames may differ from the asked SCR, a track does not.
+    frames: grey levels (N, H, W) float without the blob. The SCR is that of its light alone, without its shade. The
+    amplitude follows what the local clutter asks for, but slowly, as a target's brightness does: single frames may
+    differ from the asked SCR, a track does not.
     """
     shown = np.flatnonzero(blob.shown)
     patches, spreads, boxes, needed = [], [], [], []
