@@ -347,6 +347,16 @@ def test_a_share_of_shaded_points_that_is_none_is_refused(tmp_path, share):
         write_dataset(tmp_path / "set", replace(PRESETS["easy"], shaded=share), 0, (1, 1), 8, (64, 64))
 
 
+def test_shaded_points_are_painted_where_they_are_asked_for_and_none_change_nothing(tmp_path):
+    made = {}
+    for name, share in {"default": None, "none": 0.0, "all": 1.0}.items():
+        config = Config(tmp_path / name, sequences=(1, 0), frames=8, image_size=(64, 64), distractors=(3, 3), workers=1)
+        main(replace(config, shaded=share))
+        made[name] = [read_frame(tmp_path / name / f"images/train/data1/{k}.bmp") for k in range(8)]
+    assert np.array_equal(made["default"], made["none"])
+    assert not np.array_equal(made["default"], made["all"])
+
+
 def test_only_an_own_data_set_is_overwritten(tmp_path):
     config = Config(tmp_path / "set", sequences=(1, 1), frames=8, image_size=(64, 64), workers=1)
     main(config)
