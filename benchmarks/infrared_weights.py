@@ -34,10 +34,11 @@ HELD_BACK = (  # the videos of the model card's test
     "IR_AIRPLANE_030", "IR_AIRPLANE_045", "IR_AIRPLANE_050", "IR_BIRD_004", "IR_BIRD_053", "IR_BIRD_074",
     "IR_DRONE_059", "IR_DRONE_142", "IR_DRONE_152", "IR_HELICOPTER_045",
 )  # fmt: skip
-VIDEO_STEP = 4  # every so many frames of a video are key frames: neighbours are nearly the same
+VIDEO_STEP = 2  # every so many frames of a video are key frames: neighbours are nearly the same
 UNSEEN_STEP = 40  # the same of the held-back videos, for the loss after the last epoch
 PADDED = 4  # first frames of a sequence, whose clips repeat them, so that nothing moves: they are not learned
-POINTS = "--preset daub --speed 0.15 1.2 --targets 1 2 --distractors 0 4"
+LOOK = "--preset daub --targets 1 2 --distractors 0 4"
+POINTS = f"{LOOK} --speed 0.15 1.2"
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,10 @@ SETS = (
     SyntheticSet("sky", 120, "--preset sky"),
     SyntheticSet("irdst", 120, "--preset irdst --image-size 256 256"),
     SyntheticSet("daub_dim", 150, f"{POINTS} --scr 0.7 2.5 --target-size 0.8 2.4"),
+    SyntheticSet("daub_slow", 700, f"{LOOK} --speed 0.18 0.5 --scr 1 8 --target-size 0.8 2.4"),
 )
 TRAINING = (
-    "--preset released --motion-weight 0 --optimizer adam --batch-size 16 --crop 160 --target-share 0.5 --flip "
+    "--preset released --motion-weight 0 --optimizer adamw --batch-size 16 --crop 160 --target-share 0.5 --flip "
     "--photometric 0.1 --noise 1.5 --val-interval 100000 --save-interval 5 --resume"
 )
 WORDS = (

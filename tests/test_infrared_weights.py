@@ -44,6 +44,7 @@ def test_one_command_makes_the_file(videos, tmp_path, capsys):
     assert {line.split("/")[0] for line in trained_on} == {"videos", *(made.name for made in SETS)}
     assert [line for line in trained_on if line.startswith("videos")] == [
         "videos/images/train/IR_BIRD_002/000005.png 14,20,20,26,0",
+        "videos/images/train/IR_BIRD_002/000007.png 16,20,22,26,0",
     ]
     assert "IR_AIRPLANE_045" not in "".join(trained_on)
     network = load_network(work / "sstnet_infrared.pth")

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim import SGD, Adam, AdamW
 
 from nets import SSTNet
 from tests.reference_weights import record
@@ -115,7 +116,7 @@ def test_ema_averages_running_statistics_and_copies_counters():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(("kind", "cls"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+@pytest.mark.parametrize(("kind", "cls"), [("sgd", SGD), ("adam", Adam), ("adamw", AdamW)])
 def test_every_parameter_is_in_one_group(preset, kind, cls):
     model = SSTNet(1, 3, *PRESETS[preset], width=0.125)
     optimizer = build_optimizer(model, kind, 1e-3)

@@ -14,7 +14,7 @@ from utils.cli import UserError
 from utils.frames import Intensity, check_intensity
 
 PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}  # slices, layers
-DEFAULT_LR = {"sgd": 1e-2, "adam": 1e-3}
+DEFAULT_LR = {"sgd": 1e-2, "adam": 1e-3, "adamw": 1e-3}
 
 
 @dataclass
@@ -65,8 +65,9 @@ class TrainConfig:
     """Random share of the training clips that an epoch sees (published: a fifth)."""
     batch_size: int = 4
     """Clips of a step, in all processes together."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """SGD with Nesterov momentum, or Adam."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """SGD with Nesterov momentum (published), Adam with the published decay in its gradient, which over a long training
+    shrinks what gets small gradients, the deep layers, to nothing, or Adam with the decay beside it (AdamW)."""
     lr: float | None = None
     """Nominal learning rate, for a batch of 64: scaled by batch/64, then clamped (default: 1e-2, Adam 1e-3)."""
     lr_bounds: tuple[float, float] | None = None

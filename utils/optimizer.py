@@ -43,8 +43,9 @@ def parameter_groups(model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(model: nn.Module, kind: str, lr: float) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or Adam, over `parameter_groups`."""
+    """SGD with Nesterov momentum, Adam or AdamW, over `parameter_groups`."""
     groups = parameter_groups(model)
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM, nesterov=True, fused=True)
-    return torch.optim.Adam(groups, lr=lr, betas=(MOMENTUM, 0.999), fused=True)
+    adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
+    return adam(groups, lr=lr, betas=(MOMENTUM, 0.999), fused=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 NOMINAL_BATCH = 64
-BOUNDS = {"sgd": (5e-4, 5e-2), "adam": (3e-4, 1e-3)}
+BOUNDS = {"sgd": (5e-4, 5e-2), "adam": (3e-4, 1e-3), "adamw": (3e-4, 1e-3)}
 FLOOR_RATIO = 0.01
 NUM_STEPS = 10  # of the step schedule
 
