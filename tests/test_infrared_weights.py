@@ -35,7 +35,7 @@ def test_one_command_makes_the_file(videos, tmp_path, capsys):
     words = ["--videos", str(videos), "--work", str(work), "--quick", "--device", "cpu"]
     status, out, _ = run(capsys, [*words, "--list"], Config, main)
     assert status == 0 and out.count("make_synthetic_dataset.py") == len(SETS) and not work.exists()
-    assert "\npython train_DAUB.py" in out and "--init kaiming" in out and "--confidence 0.2 " in out
+    assert "\npython train_DAUB.py" in out and "--init kaiming" in out and "--confidence 0.25 " in out
 
     status, out, error = run(capsys, [*words, "--processes", "2"], Config, main)
     assert status == 0, error
@@ -43,12 +43,11 @@ def test_one_command_makes_the_file(videos, tmp_path, capsys):
     trained_on = (work / "train.txt").read_text().splitlines()
     assert {line.split("/")[0] for line in trained_on} == {"videos", *(made.name for made in SETS)}
     assert [line for line in trained_on if line.startswith("videos")] == [
-        "videos/images/train/IR_BIRD_002/000005.png 14,20,20,26,0",
-        "videos/images/train/IR_BIRD_002/000007.png 16,20,22,26,0",
+        *(f"videos/images/train/IR_BIRD_002/00000{k}.png {9 + k},20,{15 + k},26,0" for k in (5, 6, 7, 8))
     ]
     assert "IR_AIRPLANE_045" not in "".join(trained_on)
     network = load_network(work / "sstnet_infrared.pth")
-    assert network.confidence == 0.2 and network.frame_scales == (1.6, 2.0)
+    assert network.confidence == 0.25 and network.frame_scales == (1.6, 2.0)
     assert "videos of the Drone-detection-dataset" in network.provenance["data"]
 
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*.bmp")}

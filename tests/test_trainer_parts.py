@@ -125,6 +125,16 @@ def test_every_parameter_is_in_one_group(preset, kind, cls):
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(("kind", "shrinks_by"), [("adam", 1e-2), ("adamw", 1e-2 * 5e-4 * 2.0)])
+def test_decay_of_kernels_that_get_no_gradient(kind, shrinks_by):
+    """Adam makes a whole step of the smallest decay, so deep layers vanish; AdamW takes the rate's share of it."""
+    layer = nn.Linear(3, 3, bias=False)
+    nn.init.constant_(layer.weight, 2.0)
+    layer.weight.grad = torch.zeros_like(layer.weight)
+    build_optimizer(layer, kind, 1e-2).step()
+    torch.testing.assert_close(layer.weight.detach(), torch.full((3, 3), 2.0 - shrinks_by), rtol=0, atol=1e-6)
+
+
 def test_matrices_are_decayed_and_vectors_not():
     model = SSTNet(1, 3, 1, 2, width=0.125)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
