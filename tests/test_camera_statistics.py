@@ -1,5 +1,7 @@
 """How a camera moves: measured against one whose way is known."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,3 +48,28 @@ def test_table(tmp_path, capsys):
     assert "| 100% | 1.00 | 1.00 |" in lines[2] and "| 0% |  |  |" in lines[3]
     with pytest.raises(UserError, match="must be 8 or more"):
         Config(annotations=tmp_path / "list.txt", frames=3)
+
+
+def test_what_was_found_by_the_way_of_the_camera(tmp_path, capsys):
+    """Before the camera that moves by 8 pixels over a clip the target gets 0.3, two pixels off, else 0.9."""
+    rows, detections = [], []
+    for folder, shifts, score, off in (("a", range(0, 24, 2), 0.3, 2), ("b", [0] * 12, 0.9, 0)):
+        (tmp_path / folder).mkdir()
+        for k, frame in enumerate(panned(list(shifts))):
+            Image.fromarray(frame).save(tmp_path / folder / f"{k}.bmp")
+            rows.append((f"{folder}/{k}.bmp", [(36, 36, 44, 44, 0)]))
+            boxes = {score: [36 + off, 36, 8, 8], 0.95: [60, 60, 8, 8]}  # the second one hits nothing
+            detections += [
+                {"image_id": len(rows), "category_id": 1, "bbox": box, "score": value} for value, box in boxes.items()
+            ]
+    write_list(tmp_path / "list.txt", rows)
+    (tmp_path / "detections.json").write_text(json.dumps(detections[:-2]))  # none in the last frame
+    words = ["--annotations", str(tmp_path / "list.txt"), "--detections", str(tmp_path / "detections.json")]
+    main(parse_config(Config, words))
+    lines = capsys.readouterr().out.strip().splitlines()[-4:]
+    assert lines == [
+        "| 0 to 0.5 | 8 | 0.90 | 87.5 |", "| 0.5 to 1.5 | 0 |  |  |",
+        "| 1.5 to 3 | 0 |  |  |", "| 3 or more | 8 | 0.30 | 0.0 |",
+    ]  # fmt: skip
+    main(parse_config(Config, [*words, "--confidence", "0.3"]))
+    assert capsys.readouterr().out.strip().endswith("| 3 or more | 8 | 0.30 | 100.0 |")

@@ -1,7 +1,8 @@
 """How the camera of annotated sequences moves: `python -m utils.camera_statistics --annotations FILE`.
 
 A Markdown table with a row for each sequence and one for all: steps of the background over one frame and over the four
-of a clip, how steady they are, and whether they follow the target.
+of a clip, how steady they are, and whether they follow the target. With `--detections`, the `detections.json` of an
+evaluation on these frames, another one: what was found, by how far the camera moved over the clip.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.cli import UserError, run_command
-from utils.synthetic_footage import Footage, find_runs, read_footage, track_camera
+from utils.evaluation_input import FileResults
+from utils.pd_fa import CENTRE_DISTANCE
+from utils.results_file import read_results
+from utils.synthetic_footage import Footage, Run, find_runs, read_footage, track_camera
 
 CLIP = 4  # steps from the first frame of a clip to its key frame
 FEWEST = 2 * CLIP  # frames of a run that is measured
 SLEW = 0.6  # pixels a frame: the camera is being steered
 STEADY = 0.3  # pixels a frame from which a step has a direction
+WAYS = (0.0, 0.5, 1.5, 3.0)  # pixels of the camera over a clip, where the rows of what was found begin
+FOUND_COLUMNS = ("camera over the clip, pixels", "targets", "median confidence", "Pd, %")
 COLUMNS = ("one frame: quartiles, 90 %", "four frames: quartiles, 90 %", "frames over 0.6", "next step", "target")
 
 
@@ -31,10 +37,22 @@ class Config:
     """Annotation list or COCO JSON; relative paths count from its folder, or the one above `annotations`."""
     frames: int = 100
     """Most frames of each run to measure, from its start."""
+    detections: Path | None = None
+    """COCO results on these frames, of get_map_coco.py's form."""
+    confidence: float = 0.5
+    """Detections from this one on are what Pd counts."""
 
     def __post_init__(self) -> None:
         if self.frames < FEWEST:
             raise UserError(f"--frames {self.frames}: must be {FEWEST} or more")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of targets whose clip is whole: the camera's way over it (n,), and the best confidence on them (n,), 0: none."""
+
+    camera: np.ndarray
+    confidence: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,31 @@ def join(motions: Sequence[Motion]) -> Motion:
     return Motion(**{name: np.concatenate([getattr(motion, name) for motion in motions]) for name in names})
 
 
+def find_targets(run: Run, motion: Motion, results: FileResults) -> Found:
+    """The best detection within 3 pixels of each target of a run's key frames, from the fifth frame on."""
+    ways, best = [], []
+    for record, way in zip(run[CLIP:], motion.over_clip, strict=True):
+        own = results.image_ids == record.image_id
+        centres, scores = results.boxes[own, :2] + results.boxes[own, 2:] / 2, results.scores[own]
+        for box in record.boxes:
+            near = np.hypot(*(centres - (box[:2] + box[2:4]) / 2).T) <= CENTRE_DISTANCE
+            ways.append(way)
+            best.append(scores[near].max(initial=0.0))
+    return Found(np.array(ways), np.array(best))
+
+
+def found_table(found: Sequence[Found], confidence: float) -> str:
+    """Markdown: a row for each range of the camera's way over the clip."""
+    way, best = (np.concatenate([getattr(part, name) for part in found]) for name in ("camera", "confidence"))
+    lines = ["| " + " | ".join(FOUND_COLUMNS) + " |", "|---" * len(FOUND_COLUMNS) + "|"]
+    for low, high in zip(WAYS, (*WAYS[1:], np.inf), strict=True):
+        scores = best[(way >= low) & (way < high)]
+        name = f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} or more"
+        values = f"{np.median(scores):.2f} | {100 * (scores >= confidence).mean():.1f}" if len(scores) else " | "
+        lines.append(f"| {name} | {len(scores)} | {values} |")
+    return "\n".join(lines)
+
+
 def table(rows: Sequence[tuple[str, Motion]]) -> str:
     """Markdown: a row a sequence."""
     lines = ["| sequence | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
@@ -92,13 +135,20 @@ def table(rows: Sequence[tuple[str, Motion]]) -> str:
 
 
 def main(config: Config) -> None:
-    """Print the table."""
-    found: dict[str, list[Motion]] = {}
+    """Print the table, or both."""
+    results = read_results(config.detections) if config.detections else None
+    found: list[Found] = []
+    motions: dict[str, list[Motion]] = {}
     for run in tqdm(find_runs(config.annotations, FEWEST), unit="run", disable=None, leave=False):
-        motion = measure_camera(read_footage(run[: config.frames]))
-        found.setdefault(run[0].path.parent.name, []).append(motion)
-    rows = [(name, join(motions)) for name, motions in found.items()]
+        run = run[: config.frames]
+        motion = measure_camera(read_footage(run))
+        motions.setdefault(run[0].path.parent.name, []).append(motion)
+        if results is not None:
+            found.append(find_targets(run, motion, results))
+    rows = [(name, join(parts)) for name, parts in motions.items()]
     print(table([*rows, ("all", join([motion for _, motion in rows]))]))
+    if found:
+        print("\n" + found_table(found, config.confidence))
 
 
 if __name__ == "__main__":
