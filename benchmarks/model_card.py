@@ -45,6 +45,7 @@ from vid_predict import CONFIDENCE
 CARD = DOCS / "model_card.md"
 DATA = {  # name of a result file -> what the card calls the data
     "drone_ir": "drone_ir, frames 1 to 50 of 10 held-back videos",
+    "drone_ir_whole": "drone_ir, the same videos whole",
     "synthetic_easy": "synthetic, preset easy, held back",
     "synthetic_daub": "synthetic, preset daub, held back",
     "synthetic_hard": "synthetic, preset hard, held back",
@@ -52,7 +53,7 @@ DATA = {  # name of a result file -> what the card calls the data
     "IRDST": "IRDST, sequence 6, never trained on IRDST",
 }
 SYNTHETIC = [name for name in DATA if name.startswith("synthetic")]
-BY_SEQUENCE = ("drone_ir", "DAUB", "IRDST")
+BY_SEQUENCE = ("drone_ir", "drone_ir_whole", "DAUB", "IRDST")
 MISSING = "Not measured yet."
 
 
@@ -60,7 +61,10 @@ MISSING = "Not measured yet."
 class Config:
     """Measure the project's weights on a data set and fill the model card; without --name fill it alone."""
 
-    name: Literal["drone_ir", "synthetic_easy", "synthetic_daub", "synthetic_hard", "DAUB", "IRDST"] | None = None
+    name: (
+        Literal["drone_ir", "drone_ir_whole", "synthetic_easy", "synthetic_daub", "synthetic_hard", "DAUB", "IRDST"]
+        | None
+    ) = None
     """The data set, as the card knows it."""
     data_root: Path | None = None
     """Folder that the frame paths of its annotations are relative to."""
