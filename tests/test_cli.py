@@ -123,7 +123,7 @@ def test_help_of_the_training_lists_every_flag(config_type, capsys):
     assert status == 0 and error == ""
     for flag in TRAIN_FLAGS:
         assert f"--{flag}" in out
-    for value in ("{cross-slice,released}", "{sgd,adam}"):
+    for value in ("{cross-slice,released}", "{sgd,adam,adamw}"):
         assert value in out
     assert f"datasets/{config_type.__name__.removesuffix('Config')}" in out
 
