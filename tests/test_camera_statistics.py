@@ -73,3 +73,9 @@ def test_what_was_found_by_the_way_of_the_camera(tmp_path, capsys):
     ]  # fmt: skip
     main(parse_config(Config, [*words, "--confidence", "0.3"]))
     assert capsys.readouterr().out.strip().endswith("| 3 or more | 8 | 0.30 | 100.0 |")
+    foreign = [{**row, "image_id": 1000 + row["image_id"]} for row in detections]
+    (tmp_path / "detections.json").write_text(json.dumps(foreign))
+    with pytest.raises(UserError, match=r"detections.json: no detection on any frame of .*list.txt; pass"):
+        main(parse_config(Config, words))
+    with pytest.raises(UserError, match="--confidence 2"):
+        Config(annotations=tmp_path / "list.txt", confidence=2)

@@ -45,6 +45,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.frames < FEWEST:
             raise UserError(f"--frames {self.frames}: must be {FEWEST} or more")
+        if not 0 <= self.confidence <= 1:
+            raise UserError(f"--confidence {self.confidence}: must be from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,17 @@ def table(rows: Sequence[tuple[str, Motion]]) -> str:
 
 def main(config: Config) -> None:
     """Print the table, or both."""
+    runs = find_runs(config.annotations, FEWEST)
     results = read_results(config.detections) if config.detections else None
+    known = {record.image_id for run in runs for record in run}
+    if results is not None and known.isdisjoint(results.image_ids.tolist()):
+        raise UserError(
+            f"{config.detections}: no detection on any frame of {config.annotations}; pass the detections of an "
+            "evaluation on these annotations"
+        )
     found: list[Found] = []
     motions: dict[str, list[Motion]] = {}
-    for run in tqdm(find_runs(config.annotations, FEWEST), unit="run", disable=None, leave=False):
+    for run in tqdm(runs, unit="run", disable=None, leave=False):
         run = run[: config.frames]
         motion = measure_camera(read_footage(run))
         motions.setdefault(run[0].path.parent.name, []).append(motion)

@@ -67,7 +67,7 @@ class TrainConfig:
     """Clips of a step, in all processes together."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """SGD with Nesterov momentum (published), Adam with the published decay in its gradient, which over a long training
-    shrinks what gets small gradients, the deep layers, to nothing, or Adam with the decay beside it (AdamW)."""
+    shrinks what gets small gradients, the deep layers, or Adam with the decay beside it (AdamW)."""
     lr: float | None = None
     """Nominal learning rate, for a batch of 64: scaled by batch/64, then clamped (default: 1e-2, Adam 1e-3)."""
     lr_bounds: tuple[float, float] | None = None
