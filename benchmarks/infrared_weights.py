@@ -36,8 +36,9 @@ HELD_BACK = (  # the videos of the model card's test
 )  # fmt: skip
 UNSEEN_STEP = 40  # every so many frames of the held-back videos are key frames of the loss after the last epoch
 PADDED = 4  # first frames of a sequence, whose clips repeat them, so that nothing moves: they are not learned
-LOOK = "--preset daub --targets 1 2"
-POINTS = f"{LOOK} --speed 0.15 1.2 --distractors 0 4"
+DAUB = "--preset daub --targets 1 2"
+POINTS = f"{DAUB} --speed 0.15 1.2 --distractors 0 4"
+SLOW_POINTS = f"{DAUB} --speed 0.18 0.5 --distractors 0 4"  # before a moving camera these are the hard ones
 ALONE = "--distractors 0 0"  # in the sky a point is a target even where it stands: the videos have such
 
 
@@ -54,13 +55,13 @@ class SyntheticSet:
 SETS = (
     SyntheticSet("daub", 600, f"{POINTS} --scr 1 8 --target-size 0.8 2.4"),
     SyntheticSet("daub_large", 300, f"{POINTS} --scr 1 8 --stuck 0 2 --target-size 0.8 5"),
-    SyntheticSet("painted", 200, f"{LOOK} --speed 0.15 1.2 {ALONE} --scr 1 8 --target-size 1.2 4", in_videos=True),
+    SyntheticSet("painted", 200, f"{DAUB} --speed 0.15 1.2 {ALONE} --scr 1 8 --target-size 1.2 4", in_videos=True),
     SyntheticSet("hard", 120, "--preset hard"),
     SyntheticSet("easy", 80, "--preset easy"),
     SyntheticSet("sky", 300, f"--preset sky {ALONE}"),
     SyntheticSet("irdst", 120, "--preset irdst --image-size 256 256"),
     SyntheticSet("daub_dim", 150, f"{POINTS} --scr 0.7 2.5 --target-size 0.8 2.4"),
-    SyntheticSet("daub_slow", 700, f"{LOOK} --speed 0.18 0.5 --distractors 0 4 --scr 1 8 --target-size 0.8 2.4"),
+    SyntheticSet("daub_slow", 700, f"{SLOW_POINTS} --scr 1 8 --target-size 0.8 2.4"),
 )
 TRAINING = (
     "--preset released --motion-weight 0 --optimizer adamw --batch-size 16 --crop 160 --target-share 0.5 --flip "

@@ -99,7 +99,10 @@ def join(motions: Sequence[Motion]) -> Motion:
 
 
 def find_targets(run: Run, motion: Motion, results: FileResults) -> Found:
-    """The best detection within 3 pixels of each target of a run's key frames, from the fifth frame on."""
+    """The best detection, of any class, within 3 pixels of each target of a run's key frames, from the fifth frame on.
+
+    Unlike the evaluation's, a detection may count for two targets; those of small-target sets keep further apart.
+    """
     ways, best = [], []
     for record, way in zip(run[CLIP:], motion.over_clip, strict=True):
         own = results.image_ids == record.image_id
