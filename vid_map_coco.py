@@ -15,6 +15,7 @@ from typing import Literal
 from utils.annotations import Annotations, load_annotations
 from utils.checkpoint import weights_or_default
 from utils.cli import UserError, run_command
+from utils.clips import clip_places
 from utils.comparison import detector_names, format_results, protocol_warnings, score_files, write_results
 from utils.config import choose_device
 from utils.contrast import measure_contrasts
@@ -38,10 +39,13 @@ PUBLISHED_PROTOCOL = {
     "max_detections": 100,
     "repeat_key_frame": False,
     "intensity": "full",
+    "frame_interval": 1,
 }
-NETWORK_ONLY = ("resize", "input_size", "nms", "min_confidence", "repeat_key_frame", "chunk", "speed_frames")
+NETWORK_ONLY = (
+    "resize", "input_size", "nms", "min_confidence", "repeat_key_frame", "frame_interval", "chunk", "speed_frames",
+)  # fmt: skip
 GALLERY = 6  # failures of each kind, where the frames are known to be at hand
-CLIP = 5  # frames of a gallery strip where no network says how long its clips are
+PLACES = clip_places(5)  # of the frames of a gallery strip where no network says which its clips hold
 
 
 @dataclass
@@ -81,6 +85,8 @@ class Config:
     """Detections kept and scored in a frame, best first."""
     repeat_key_frame: bool = False
     """Show the network its key frame T times: a single-frame detector to compare with."""
+    frame_interval: int | None = None
+    """Frames from one frame of a clip to the next (default: as trained)."""
     include_empty_frames: bool = False
     """Detect and score on frames without annotations too (the published protocol skips them)."""
     report: bool = True
@@ -104,7 +110,7 @@ def main(config: Config) -> None:
     _check(config)
     if not config.detections:
         config = replace(config, weights=weights_or_default(config.weights))
-    runs, annotations, clip, intensity = _score_network(config) if config.weights else _score_files(config)
+    runs, annotations, places, intensity = _score_network(config) if config.weights else _score_files(config)
     evaluations = {name: scored.evaluation for name, scored in runs.items()}
     for warning in protocol_warnings(evaluations):
         print(f"warning: not the same protocol: {warning}", file=sys.stderr)
@@ -115,7 +121,7 @@ def main(config: Config) -> None:
     written = {"detections": config.detections or [config.output / "detections.json"], "metrics": [metrics]}
     if config.report:
         figures = save_figures(config.output, evaluations, published)
-        sections = _gallery(config, runs, annotations, clip, intensity)
+        sections = _gallery(config, runs, annotations, places, intensity)
         save_report(config.output / "report.html", evaluations, figures, sections)
         written |= {"figures": figures.values(), "report": [config.output / "report.html"]}
     print(f"{format_results(evaluations)}\n")
@@ -130,7 +136,10 @@ def _check(config: Config) -> None:
     for name in ("confidence", "nms", "min_confidence"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)} is not between 0 and 1")
-    for name, least in (("max_detections", 1), ("chunk", 0), ("speed_frames", 0), ("resamples", 0), ("gallery", 0)):
+    least_values = {
+        "max_detections": 1, "frame_interval": 1, "chunk": 0, "speed_frames": 0, "resamples": 0, "gallery": 0,
+    }  # fmt: skip
+    for name, least in least_values.items():
         if getattr(config, name) is not None and getattr(config, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)} is less than {least}")
     if config.intensity is not None:
@@ -149,20 +158,21 @@ def _check(config: Config) -> None:
     make_folder(config.output)
 
 
-def _score_network(config: Config) -> tuple[dict[str, Scored], Annotations, int, Intensity]:
-    """The network's detections scored, the annotations, the frames of a clip, and how they become grey."""
+def _score_network(config: Config) -> tuple[dict[str, Scored], Annotations, range, Intensity]:
+    """The network's detections scored, the annotations, a clip's frames (`clip_places`), how they become grey."""
     annotations, results, protocol, speed, detector = _detect(config)
     options = _options(config, annotations, detector.intensity)
     scored = score(annotations.coco, results, **options, protocol=protocol, speed=speed)
-    return {"this run": scored}, annotations, detector.model.num_frames, detector.intensity
+    places = clip_places(detector.model.num_frames, detector.frame_interval)
+    return {"this run": scored}, annotations, places, detector.intensity
 
 
-def _score_files(config: Config) -> tuple[dict[str, Scored], Annotations, int, Intensity]:
-    """The detections of the files scored, the annotations, the frames of a gallery strip, and how they become grey."""
+def _score_files(config: Config) -> tuple[dict[str, Scored], Annotations, range, Intensity]:
+    """The detections of the files scored, the annotations, the frames of a gallery strip, how they become grey."""
     intensity = config.intensity or "full"
     annotations = load_annotations(_annotation_file(config), config.data_root, check_files=False)
     options = _options(config, annotations, intensity)
-    return score_files(config.detections, config.names, annotations.coco, **options), annotations, CLIP, intensity
+    return score_files(config.detections, config.names, annotations.coco, **options), annotations, PLACES, intensity
 
 
 def _options(config: Config, annotations: Annotations, intensity: Intensity) -> dict:
@@ -178,13 +188,13 @@ def _options(config: Config, annotations: Annotations, intensity: Intensity) -> 
 
 
 def _gallery(
-    config: Config, runs: Mapping[str, Scored], annotations: Annotations, clip: int, intensity: Intensity
+    config: Config, runs: Mapping[str, Scored], annotations: Annotations, places: range, intensity: Intensity
 ) -> list[Section]:
     """The failures of every run as sections of the report and as PNG pages."""
     count = (GALLERY if config.weights else 0) if config.gallery is None else config.gallery
     sections = []
     for number, (name, scored) in enumerate(runs.items(), start=1):
-        gallery = Gallery(scored, annotations, clip, intensity)
+        gallery = Gallery(scored, annotations, places, intensity)
         own = "" if len(runs) == 1 else f"_{number}"
         whose = "" if len(runs) == 1 else f" of {name}"
         for title, cases in zip(("misses", "false_alarms"), choose_cases(scored, count), strict=True):
@@ -216,6 +226,7 @@ def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, Detect
         max_detections=config.max_detections,
         chunk=config.chunk,
         repeat_key_frame=config.repeat_key_frame,
+        frame_interval=config.frame_interval,
     )
     path, names = _annotation_file(config), detector.class_names
     # A list cannot say how many classes there are; a JSON does.
@@ -236,6 +247,7 @@ def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, Detect
         **{name: getattr(config, name) for name in PUBLISHED_PROTOCOL},
         "input_size": _input_sizes(detector, shown),
         "intensity": detector.intensity if detector.intensity == "full" else list(detector.intensity),
+        "frame_interval": detector.frame_interval,
     }
     speed = time_frames(detector, sample) if sample else {}
     return annotations, results, protocol, speed, detector

@@ -80,6 +80,9 @@ class Config:
     """How a frame is fitted into the input: letterbox keeps its proportions."""
     intensity: Intensity | None = None
     """How 16-bit and float frames become grey: full, or LOW HIGH, values that become 0 and 255; default: as trained."""
+    frame_interval: int | None = None
+    """Frames of the source from one frame of a clip to the next; default: as trained. More than trained at a high frame
+    rate, fewer at a low one."""
     nms: float = 0.65
     """IoU above which the weaker of two detections is dropped."""
     chunk: int = 0
@@ -94,6 +97,8 @@ def main(config: Config) -> None:
             raise UserError(f"--{name} {value}: must be between 0 and 1")
     if config.max_frames is not None and config.max_frames < 1:
         raise UserError(f"--max-frames {config.max_frames}: must be 1 or more")
+    if config.frame_interval is not None and config.frame_interval < 1:
+        raise UserError(f"--frame-interval {config.frame_interval}: must be 1 or more")
     if config.chunk < 0:
         raise UserError(f"--chunk {config.chunk}: must be 0 or more")
     settings = TrackSettings(config.track_reach, config.track_gap, config.min_track_length)
@@ -135,6 +140,7 @@ def make_detector(config: Config) -> Detector:
     return Detector.of(
         network, device, config.input_size, config.intensity,
         resize=config.resize, nms=config.nms, min_confidence=confidence, chunk=config.chunk,
+        frame_interval=config.frame_interval,
     )  # fmt: skip
 
 

@@ -48,6 +48,8 @@ class StreamingForm(nn.Module):
 
     For export. The B frames of a step belong to B streams that know nothing of one another. The cache holds, for the
     last T - 1 frames, oldest first, the features (B, T - 1, C, h, w) and the reference halves (B, T - 1, 2C, h, w).
+    With a `frame_interval` n every n-th frame is a stream: keep n caches and use them in turn; all of them begin as
+    what the sequence's first frame returns.
     """
 
     def __init__(self, model: SSTNet):

@@ -26,6 +26,9 @@ class SSTNet(nn.Module):
     [reg (4), obj (1), cls (K)]; in training mode `(output, motion_loss)`. Clips are (B, 3, T, H, W), oldest frame
     first, key frame last, normalised; H and W are multiples of 32.
 
+    The frames of a clip are `frame_interval` frames of the video apart; 1, consecutive frames, in the paper.
+    `model(clips)` takes clips as they are, streams follow it.
+
     With `num_slices` 0 there is no motion branch, and the motion loss is 0: the detector alone.
 
     `gate` False leaves out the neck's gate, for ablation.
@@ -45,6 +48,7 @@ class SSTNet(nn.Module):
         attention_dropout: float = 0.1,
         recompute: Sequence[str] = (),
         gate: bool = True,
+        frame_interval: int = 1,
     ):
         super().__init__()
         self.architecture = {
@@ -56,12 +60,16 @@ class SSTNet(nn.Module):
             "width": width,
             "attention_dropout": attention_dropout,
             "gate": gate,
+            "frame_interval": frame_interval,
         }
+        if frame_interval < 1:
+            raise ValueError(f"frame_interval {frame_interval}: must be 1 or more")
         unknown = set(recompute) - {"extractor", "motion"}
         if unknown:
             raise ValueError(f"recompute: no such part {sorted(unknown)}, only extractor and motion")
         self.recompute = frozenset(recompute)
         self.num_frames = num_frames
+        self.frame_interval = frame_interval
         self.num_classes = num_classes
         self.stride = 8
         self.extractor = FeatureExtractor(depth, width)
@@ -137,13 +145,16 @@ def frames_together(size: tuple[int, int], device: torch.device) -> int:
 class VideoStream:
     """Frames of a sequence in, the output of the clip that ends at each of them out; O(T) memory.
 
-    The features of the last T - 1 frames stay in the cache, so that a frame is extracted once, whatever clips it is
-    in. Frames before the first are the first one repeated. `reset` between sequences. No gradient is kept.
+    The features of the frames that later clips reach back to stay in the cache, (T - 1) times `frame_interval` of
+    them, so that a frame is extracted once, whatever clips it is in. Frames before the first are the first one
+    repeated. `reset` between sequences. No gradient is kept. `frame_interval`: another one than the model's.
     """
 
-    def __init__(self, model: SSTNet):
+    def __init__(self, model: SSTNet, frame_interval: int | None = None):
         self.model = model
-        self._cache: deque[tuple[Tensor, Tensor]] = deque(maxlen=model.num_frames - 1)
+        self._interval = frame_interval or model.frame_interval
+        self._reach = (model.num_frames - 1) * self._interval  # frames before a key frame that its clip spans
+        self._cache: deque[tuple[Tensor, Tensor]] = deque(maxlen=self._reach)
 
     def reset(self) -> None:
         """Forget the frames seen: the next one is the first of a sequence."""
@@ -158,20 +169,20 @@ class VideoStream:
             raise ValueError("a stream takes one frame or more at a time")
         features = self.model.extract(frames)
         halves = self.model.neck.reference_half(features)
-        past = self.model.num_frames - 1
         if not self._cache:
-            self._cache.extend([(features[:1], halves[:1])] * past)
+            self._cache.extend([(features[:1], halves[:1])] * self._reach)
         if self._cache[0][0].shape[1:] != features.shape[1:]:
             raise ValueError("the frames' size has changed: call reset() between sequences")
-        all_features = torch.cat([*(f for f, _ in self._cache), features])  # (T - 1 + N, C, h, w)
+        all_features = torch.cat([*(f for f, _ in self._cache), features])  # (reach + N, C, h, w)
         all_halves = torch.cat([*(half for _, half in self._cache), halves])
         count = len(frames)
-        # Clip k is rows k .. k + T - 1: position t of all N clips is one slice.
+        # Clip k is T of the rows k .. k + reach: position t of all N clips is one slice.
+        starts = range(0, self._reach + 1, self._interval)
         output = self.model.detect(
-            [all_features[t : t + count] for t in range(past + 1)],
-            [all_halves[t : t + count] for t in range(past)],
+            [all_features[start : start + count] for start in starts],
+            [all_halves[start : start + count] for start in starts[:-1]],
         )
-        last = range(count, count + past)
+        last = range(count, count + self._reach)
         # Copies, not views: a view would keep the whole chunk alive.
         self._cache.extend((all_features[t : t + 1].clone(), all_halves[t : t + 1].clone()) for t in last)
         return output

@@ -181,11 +181,16 @@ def test_dropped_frames_leave_the_key_frame_and_the_order(counted):
     assert frames_of(training[1, 3])[0] == 0
 
 
-@given(seed=st.integers(0, 2**32), drop=st.floats(0, 0.9), reverse=st.booleans(), frames=st.integers(2, 9))
+@given(
+    seed=st.integers(0, 2**32), drop=st.floats(0, 0.9), reverse=st.booleans(), frames=st.integers(2, 9),
+    interval=st.integers(1, 4),
+)  # fmt: skip
 @settings(deadline=None)
-def test_plans_step_evenly_away_from_the_key_frame(seed, drop, reverse, frames):
-    places = Augmentation(time_reversal=reverse, frame_drop=drop).plan(frames, torch.Generator().manual_seed(seed))
+def test_plans_step_evenly_away_from_the_key_frame(seed, drop, reverse, frames, interval):
+    augmentation = Augmentation(time_reversal=reverse, frame_drop=drop)
+    places, nearest = (augmentation.plan(frames, n, torch.Generator().manual_seed(seed)) for n in (interval, 1))
     assert len(places) == frames and places[-1] == 0
+    assert places == [interval * place for place in nearest]
     ways = {1 if later > earlier else -1 for earlier, later in zip(places, places[1:], strict=False)}
     assert ways == {1} or (ways == {-1} and reverse)
 
@@ -203,10 +208,13 @@ def test_noise_has_one_level_for_a_clip_and_differs_between_frames():
     assert sample.clip.unique().tolist() == [128]  # the sample itself stays
 
 
-def test_nothing_happens_by_default(counted):
-    training = TrainingClips(counted, Augmentation())
+@pytest.mark.parametrize("interval", [1, 2])
+def test_nothing_happens_by_default(counted, interval):
+    clips = ClipDataset(counted.annotations, (64, 64), 5, frame_interval=interval)
+    training = TrainingClips(clips, Augmentation())
     for index in range(10):
-        assert torch.equal(training[index, 7].clip, counted[index].clip)
+        assert torch.equal(training[index, 7].clip, clips[index].clip)
+    assert frames_of(training[9, 7]) == [9 - interval * back for back in (4, 3, 2, 1, 0)]
 
 
 def test_picture_of_a_batch(data_root, tmp_path, capsys):

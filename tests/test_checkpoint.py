@@ -75,9 +75,10 @@ def test_network_without_gate_and_files_from_before_there_was_a_choice(tmp_path)
     save_weights(tmp_path / "own.pth", model, ("drone", "bird"), (64, 64))
     assert load_network(tmp_path / "own.pth").model.neck.conv_ref is None
     older = checkpoint_of(SSTNet(**SMALL), ("drone", "bird"), (64, 64))
-    del older["architecture"]["gate"]
+    del older["architecture"]["gate"], older["architecture"]["frame_interval"]
     torch.save(older, tmp_path / "older.pth")
-    assert load_network(tmp_path / "older.pth").model.architecture["gate"]
+    loaded = load_network(tmp_path / "older.pth").model
+    assert loaded.architecture["gate"] and loaded.frame_interval == 1
     check_same_network(tmp_path / "older.pth", older | TRAINED, SSTNet(**SMALL).architecture, "sgd")
     with pytest.raises(UserError, match="of a run with gate True, not False"):
         check_same_network(tmp_path / "older.pth", older | TRAINED, model.architecture, "sgd")

@@ -150,8 +150,9 @@ def test_the_two_trainings_differ_in_three_defaults():
 def test_recipe_is_the_default():
     config = DAUBConfig()
     recipe = {
-        "input_size": (512, 512), "num_frames": 5, "batch_size": 4, "optimizer": "sgd", "schedule": "cosine",
-        "epochs": 100, "epoch_share": 0.2, "init": "release", "seed": 2023, "iou_loss": "iou", "best_by": "loss",
+        "input_size": (512, 512), "num_frames": 5, "frame_interval": 1, "batch_size": 4, "optimizer": "sgd",
+        "schedule": "cosine", "epochs": 100, "epoch_share": 0.2, "init": "release", "seed": 2023, "iou_loss": "iou",
+        "best_by": "loss",
         "depth": 0.33, "width": 0.5, "crop": 0, "flip": False, "photometric": 0.0, "amp": "off",
     }  # fmt: skip
     assert {name: getattr(config, name) for name in recipe} == recipe
@@ -169,6 +170,7 @@ def test_recipe_is_the_default():
         (["--batch-size", "-1"], "--batch-size -1: must be 1 or more"),
         (["--batch-size", "1", "--crop", "32"], "--batch-size 1"),
         (["--num-frames", "1"], "--num-frames 1: a clip needs 2 frames"),
+        (["--frame-interval", "0"], "--frame-interval 0: must be 1 or more"),
         (["--num-slices", "0"], "must be 1 or more"),
         (["--epoch-share", "1.5"], "--epoch-share 1.5"),
         (["--epoch-share", "nan"], "--epoch-share nan"),

@@ -72,6 +72,15 @@ def test_key_frame_that_is_not_there(tmp_path):
         ClipIndex().clip(tmp_path / "7.bmp", 5)
 
 
+def test_clips_of_every_third_frame(tmp_path, annotations):
+    for number in range(9):
+        (tmp_path / f"{number}.bmp").touch()
+    names = [path.name for path in ClipIndex().clip(tmp_path / "7.bmp", 4, frame_interval=3)]
+    assert names == ["0.bmp", "1.bmp", "4.bmp", "7.bmp"]
+    dataset = ClipDataset(annotations, (32, 64), 3, frame_interval=2)
+    assert dataset[5].clip[:, 0, 0].tolist() == [9, 9, 11]  # what 7 would be lies before the jump
+
+
 @UNHURRIED
 @given(st.sets(st.integers(0, 40), min_size=2, max_size=12), st.integers(2, 7))
 def test_clips_are_neighbours_that_end_at_the_key(numbers, num_frames):

@@ -125,15 +125,20 @@ def all_names() -> list[str]:
     return [f"{folder}/{number}.png" for folder, numbers in SEQUENCES.items() for number in numbers]
 
 
+@pytest.fixture(scope="module", params=[1, 2], ids=["consecutive frames", "every second frame"])
+def interval(request) -> int:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def expected_outputs(model, folders) -> dict[str, torch.Tensor]:
+def expected_outputs(model, folders, interval) -> dict[str, torch.Tensor]:
     """What the network says of each frame's clip, built here by hand, one clip at a time."""
     letterbox = Letterbox(IMAGE_SIZE, INPUT_SIZE)
     outputs = {}
     for name in all_names():
         folder, number = name.split("/")[0], int(Path(name).stem)
         first = max(n for n in (SEQUENCES[folder][0], 50) if n <= number)
-        clip = [max(number - age, first) for age in (2, 1, 0)]
+        clip = [max(number - age, first) for age in (2 * interval, interval, 0)]
         frames = [letterbox.image(read_frame(folders / folder / f"{n}.png")) for n in clip]
         with torch.inference_mode():
             outputs[name] = model(normalise_clips(torch.from_numpy(np.stack(frames))[None]))[0]
@@ -142,8 +147,10 @@ def expected_outputs(model, folders) -> dict[str, torch.Tensor]:
 
 @settings(max_examples=25, deadline=None)
 @given(names=st.lists(st.sampled_from(all_names()), min_size=1, unique=True), chunk=st.integers(1, 5))
-def test_any_annotated_frames_see_the_clips_the_network_is_defined_by(model, folders, expected_outputs, names, chunk):
-    detector = Detector(model, ("target",), INPUT_SIZE, chunk=chunk)
+def test_any_annotated_frames_see_the_clips_the_network_is_defined_by(
+    model, folders, interval, expected_outputs, names, chunk
+):
+    detector = Detector(model, ("target",), INPUT_SIZE, chunk=chunk, frame_interval=interval)
     outputs = {index: output for index, output, _ in detector.raw_outputs(annotate(folders, names))}
     assert sorted(outputs) == list(range(len(names)))
     for index, output in outputs.items():

@@ -36,10 +36,10 @@ VIDEO = ROOT / "tests" / "data" / "drone_ir" / "IR_AIRPLANE_045.mp4"
 SIZE = (64, 96)
 
 
-def small_network(num_frames: int, num_classes: int = 1) -> SSTNet:
+def small_network(num_frames: int, num_classes: int = 1, frame_interval: int = 1) -> SSTNet:
     """Random weights, and BatchNorms that do something, so that all outputs differ."""
     torch.manual_seed(num_frames)
-    model = SSTNet(num_classes, num_frames, num_slices=0, depth=0.1, width=0.0625)
+    model = SSTNet(num_classes, num_frames, num_slices=0, depth=0.1, width=0.0625, frame_interval=frame_interval)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -73,21 +73,21 @@ def export(weights: Path, output: Path, *flags: object) -> Path:
 def folder(tmp_path_factory) -> Path:
     """Weights of two networks, and a folder of frames."""
     folder = tmp_path_factory.mktemp("export")
-    save_weights(folder / "three.pth", small_network(3), ("target",), SIZE)
-    save_weights(folder / "five.pth", small_network(5, num_classes=2), ("plane", "bird"), SIZE)
+    save_weights(folder / "three.pth", small_network(3, frame_interval=3), ("target",), SIZE)
+    save_weights(folder / "five.pth", small_network(5, num_classes=2, frame_interval=2), ("plane", "bird"), SIZE)
     write_dataset(folder / "data", PRESETS["easy"], seed=1, sequences=(1, 0), frames=50, frame_size=SIZE)
     return folder
 
 
 @pytest.fixture(scope="module")
 def plain(folder) -> Path:
-    """Clips of 3 frames in, raw output out."""
+    """Clips of 3 frames, every third of a video, in, raw output out."""
     return export(folder / "three.pth", folder / "plain.onnx")
 
 
 @pytest.fixture(scope="module")
 def streaming(folder) -> Path:
-    """A frame and the cache of 5 in, detections of two classes out."""
+    """A frame and the cache of 5, every second of a video, in, detections of two classes out."""
     return export(folder / "five.pth", folder / "streaming.onnx", "--streaming", "--nms", 0.5, "--min-confidence", 0.1)
 
 

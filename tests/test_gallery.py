@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.evaluation_cases import DETECTIONS, TARGETS, detection, ground_truth
 from utils.annotations import load_annotations
+from utils.clips import clip_places
 from utils.contrast import box_scr, measure_contrasts
 from utils.drawing import COLOURS
 from utils.evaluation import Scored, score
@@ -79,7 +80,7 @@ def gallery(tmp_path: Path) -> Gallery:
     annotations = load_annotations(tmp_path / "list.txt", tmp_path)
     results = [detection(n, 1, 30 + n, 20, 8, 8, 0.9) for n in range(1, 7)]
     results.append(detection(7, 1, 46, 30, 8, 8, 0.75))
-    return Gallery(score(annotations.coco, results, scr=measure_contrasts(annotations)), annotations, 5)
+    return Gallery(score(annotations.coco, results, scr=measure_contrasts(annotations)), annotations, clip_places(5))
 
 
 def has(picture: np.ndarray, colour: tuple[int, int, int]) -> bool:

@@ -22,6 +22,15 @@ def small(**changes) -> SSTNet:
     return SSTNet(**({"width": 0.125, "num_slices": 1, "num_layers": 1} | changes))
 
 
+def lively(**changes: int) -> SSTNet:
+    """One for inference, with weights so large that every frame of a clip changes the output."""
+    model = small(**changes).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+    return model
+
+
 @pytest.mark.parametrize(
     ("num_frames", "size", "num_classes"), [(2, (32, 32), 1), (3, (64, 96), 3), (5, (96, 32), 1), (7, (32, 64), 2)]
 )
@@ -61,27 +70,42 @@ def test_wrong_clips_are_refused(clips, message):
         small().eval()(clips)
 
 
-def test_one_frame_is_no_clip():
+def test_one_frame_is_no_clip_and_frames_of_one_place_neither():
     with pytest.raises(ValueError, match="2 or more"):
         SSTNet(num_frames=1)
+    with pytest.raises(ValueError, match="frame_interval 0: must be 1 or more"):
+        SSTNet(frame_interval=0)
 
 
 @settings(max_examples=8, deadline=None)
-@given(num_frames=st.integers(2, 4), cuts=st.lists(st.integers(1, 4), min_size=1, max_size=4))
-def test_stream_equals_clips_whatever_the_chunks(num_frames, cuts):
-    model = small(num_frames=num_frames).eval()
+@given(
+    num_frames=st.integers(2, 4), interval=st.integers(1, 3), cuts=st.lists(st.integers(1, 4), min_size=1, max_size=4)
+)
+def test_stream_equals_clips_whatever_the_chunks(num_frames, interval, cuts):
+    model = lively(num_frames=num_frames, frame_interval=interval)
     frames = torch.randn(sum(cuts), 3, 32, 64)
     stream = VideoStream(model)
     with torch.inference_mode():
         output = torch.cat([stream.push(chunk) for chunk in frames.split(cuts)])
         for k in range(len(frames)):
-            clip = torch.stack([frames[max(k - back, 0)] for back in reversed(range(num_frames))], dim=1)
+            ages = [interval * back for back in reversed(range(num_frames))]
+            clip = torch.stack([frames[max(k - age, 0)] for age in ages], dim=1)
             expected = model(clip[None])[0]
             assert (output[k] - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+def test_a_stream_may_have_an_interval_of_its_own():
+    model, frames = lively(), torch.randn(9, 3, 32, 32)
+    apart = lively(frame_interval=2)
+    apart.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        output = VideoStream(model, frame_interval=2).push(frames)
+        torch.testing.assert_close(output, apart.forward_video(frames), rtol=1e-4, atol=1e-5)
+        assert (output - model.forward_video(frames)).abs().max() > 1e-2 * output.abs().max()
+
+
 def test_forward_video_and_reset():
-    model = small().eval()
+    model = lively()
     frames = torch.randn(9, 3, 32, 32)
     stream = VideoStream(model)
     with torch.inference_mode():

@@ -98,6 +98,7 @@ def test_network_to_files(data_root, weights, tmp_path, capsys):
         "max_detections": 100,
         "repeat_key_frame": False,
         "intensity": "full",
+        "frame_interval": 1,
         "include_empty_frames": False,
         "max_detections_scored": 100,
         "operating_point_iou": 0.5,
@@ -206,6 +207,19 @@ def test_repeated_key_frame_is_a_single_frame_detector(data_root, weights, tmp_p
     (first, second), (first_alone, second_alone) = by_frame
     assert first == pytest.approx(first_alone, abs=1e-5)  # the first clip repeats its only frame anyway
     assert second != pytest.approx(second_alone, abs=1e-3)
+
+
+def test_clips_of_every_third_frame(data_root, weights, tmp_path, capsys):
+    common = ("--weights", weights, "--data-root", data_root, *FAST, "--min-confidence", "0")
+    scores = {}
+    for interval in (1, 3):
+        output = tmp_path / str(interval)
+        assert run(*common, "--output", output, "--frame-interval", interval) == 0
+        assert read(output)["protocol"]["frame_interval"] == interval
+        scores[interval] = [r["score"] for r in read(output, "detections.json")]
+    assert scores[1] != pytest.approx(scores[3], abs=1e-3)
+    assert run(*common, "--output", tmp_path, "--frame-interval", "0") == 2
+    assert "--frame-interval 0 is less than 1" in capsys.readouterr().err
 
 
 def test_a_list_serves_a_network_of_several_classes(data_root, two_classes, tmp_path, capsys):

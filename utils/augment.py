@@ -29,7 +29,7 @@ class Augmentation:
     time_reversal: bool = False  # half of the clips run backwards
     frame_drop: float = 0.0  # chance of a frame before the key frame to be missing
 
-    def plan(self, num_frames: int, generator: torch.Generator) -> list[int]:
+    def plan(self, num_frames: int, frame_interval: int, generator: torch.Generator) -> list[int]:
         """Places of a clip's frames, counted from its key frame, which stays last, so that its boxes stay true.
 
         A clip that runs backwards is the mirror image: the frames after the key frame, the latest first. Where a frame
@@ -41,7 +41,8 @@ class Augmentation:
             if not self.frame_drop or torch.rand((), generator=generator) >= self.frame_drop:
                 places.append(-back)
         backwards = self.time_reversal and torch.rand((), generator=generator) < 0.5
-        return [-place if backwards else place for place in reversed(places)]
+        direction = -frame_interval if backwards else frame_interval
+        return [direction * place for place in reversed(places)]
 
     def __call__(self, sample: ClipSample, generator: torch.Generator) -> ClipSample:
         """Change one sample; all chance comes from `generator`."""
@@ -114,7 +115,7 @@ class TrainingClips(Dataset[ClipSample]):
     def __getitem__(self, item: tuple[int, int]) -> ClipSample:
         index, seed = item
         generator = torch.Generator().manual_seed(seed)
-        places = self.augmentation.plan(self.clips.num_frames, generator)
+        places = self.augmentation.plan(self.clips.num_frames, self.clips.frame_interval, generator)
         return self.augmentation(self.clips.sample(index, places), generator)
 
 

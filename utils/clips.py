@@ -1,7 +1,8 @@
 """Clips: the T frames that end at a key frame, as samples of a data set.
 
-A clip holds frames k-T+1..k of the key frame's folder. It never reaches across a jump in frame numbers: the
-first frame after a jump counts as a first frame, which is repeated in front of itself.
+A clip holds frames k-T+1..k of the key frame's folder, or every n-th frame before k with a frame interval of n. It
+never reaches across a jump in frame numbers: the first frame after a jump counts as a first frame, which is repeated
+in front of itself.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def clip_places(num_frames: int, frame_interval: int = 1) -> range:
+    """Places of a clip's frames, oldest first, counted from its key frame."""
+    return range((1 - num_frames) * frame_interval, 1, frame_interval)
+
+
 class ClipIndex:
     """Which frames make the clip of a key frame; a folder is listed once, when its first clip is wanted."""
 
@@ -43,9 +49,9 @@ class ClipIndex:
             self._runs[folder] = runs
         return self._runs[folder]
 
-    def clip(self, key_frame: Path, num_frames: int) -> list[Path]:
+    def clip(self, key_frame: Path, num_frames: int, frame_interval: int = 1) -> list[Path]:
         """The `num_frames` frames that end at the key frame, oldest first, the run's first frame repeated."""
-        return self.frames_at(key_frame, range(1 - num_frames, 1))
+        return self.frames_at(key_frame, clip_places(num_frames, frame_interval))
 
     def frames_at(self, key_frame: Path, offsets: Iterable[int]) -> list[Path]:
         """The frames so many places from the key frame in its run; the run's first and last stand for those beyond."""
@@ -116,10 +122,12 @@ class ClipDataset(Dataset[ClipSample]):
         num_frames: int,
         cache: FrameCache | None = None,
         intensity: Intensity = "full",
+        frame_interval: int = 1,
     ) -> None:
         self.annotations = annotations
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.num_frames = num_frames
+        self.frame_interval = frame_interval
         self.index = ClipIndex()
         self.cache = cache or NoCache()
         self.intensity = intensity
@@ -128,7 +136,7 @@ class ClipDataset(Dataset[ClipSample]):
         return len(self.annotations.records)
 
     def __getitem__(self, index: int) -> ClipSample:
-        return self.sample(index, range(1 - self.num_frames, 1))
+        return self.sample(index, clip_places(self.num_frames, self.frame_interval))
 
     def sample(self, index: int, offsets: Sequence[int]) -> ClipSample:
         """The clip of other frames before a key frame than the usual ones; the last of its `offsets` must be 0."""

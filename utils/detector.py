@@ -132,11 +132,11 @@ class Block:
 
 
 def plan_blocks(
-    annotations: Annotations, num_frames: int, letterbox_of: Callable[[tuple[int, int]], Letterbox]
+    annotations: Annotations, reach: int, letterbox_of: Callable[[tuple[int, int]], Letterbox]
 ) -> Iterator[Block]:
-    """Split the frames that annotated clips of `num_frames` need into blocks of consecutive frames.
+    """Split the frames that annotated clips span, `reach` before a key frame and itself, into consecutive blocks.
 
-    A block that starts inside a run starts with the T-1 predecessors of its first annotated frame, so its
+    A block that starts inside a run starts with these predecessors of its first annotated frame, so its
     annotated frames see the clips that they would see in the whole run. Nothing reaches across a run's end.
     """
     by_folder: dict[Path, dict[str, list[int]]] = {}
@@ -151,7 +151,7 @@ def plan_blocks(
             records = [annotated.get(path.name, []) for path in run]
             needed = np.zeros(len(run), dtype=bool)
             for position in (k for k, owners in enumerate(records) if owners):
-                needed[max(position - num_frames + 1, 0) : position + 1] = True
+                needed[max(position - reach, 0) : position + 1] = True
             edges = np.flatnonzero(np.diff(needed, prepend=False, append=False))
             for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
                 yield Block(run[start:stop], records[start:stop], letterbox_of(read_image_size(run[start])))
@@ -170,7 +170,8 @@ class Detector:
 
     `min_confidence`, `nms` (IoU) and `max_detections` are those of the published evaluation. `chunk`
     consecutive frames go through the network together, and are read ahead of it (0: as many as suit the device).
-    `repeat_key_frame` makes it a single-frame detector. `intensity` is how deep frames are to become grey. With
+    `repeat_key_frame` makes it a single-frame detector. `frame_interval` is how many frames apart those of a clip are
+    (None: as trained). `intensity` is how deep frames are to become grey. With
     `frame_scales` (least, most) the input is not `input_size` for all frames but what `input_between` makes of a
     frame's size.
     """
@@ -189,6 +190,7 @@ class Detector:
         repeat_key_frame: bool = False,
         intensity: Intensity = "full",
         frame_scales: tuple[float, float] | None = None,
+        frame_interval: int | None = None,
     ) -> None:
         if any(side <= 0 or side % 32 for side in input_size):
             raise UserError(f"input size {input_size[0]} x {input_size[1]}: both sides must be multiples of 32")
@@ -209,6 +211,7 @@ class Detector:
         self.chunk = chunk or frames_together(self.input_size, self.device)
         self.read_ahead = chunk or max(self.chunk, READERS)
         self.repeat_key_frame = repeat_key_frame
+        self.frame_interval = frame_interval or self.model.frame_interval
         self.intensity = intensity
         self.frame_scales = frame_scales
 
@@ -273,8 +276,8 @@ class Detector:
         Each frame that an annotated clip needs is read and extracted once; other frames are left alone.
         Records come folder by folder in temporal order, which need not be the order of the annotations.
         """
-        num_frames = 1 if self.repeat_key_frame else self.model.num_frames
-        blocks = plan_blocks(annotations, num_frames, self.letterbox)
+        reach = 0 if self.repeat_key_frame else (self.model.num_frames - 1) * self.frame_interval
+        blocks = plan_blocks(annotations, reach, self.letterbox)
         frames = ((block, position) for block in blocks for position in range(len(block.paths)))
         inputs = _map_ahead(partial(_read_block_frame, intensity=self.intensity), frames, 2 * self.read_ahead)
         network = self.network()
@@ -314,8 +317,8 @@ class Detector:
     def network(self) -> Stream:
         """The network at the beginning of a sequence."""
         if isinstance(self.model, OnnxNetwork):
-            return self.model.stream(self.repeat_key_frame)
-        return KeyFrameStream(self.model) if self.repeat_key_frame else VideoStream(self.model)
+            return self.model.stream(self.repeat_key_frame, self.frame_interval)
+        return KeyFrameStream(self.model) if self.repeat_key_frame else VideoStream(self.model, self.frame_interval)
 
     def _push(self, network: Stream, frames: list[np.ndarray]) -> Tensor:
         """Letterboxed grey frames, N of (H, W) uint8 -> what `to_detections` takes."""

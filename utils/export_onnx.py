@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nets import SSTNet
+from nets import SSTNet, VideoStream
 from utils.checkpoint import load_network
 from utils.cli import UserError, run_command
 from utils.clips import normalise_frames
@@ -134,7 +134,9 @@ def reference(model: SSTNet, frames: Tensor, form: Form) -> Tensor:
     if not form.streaming:
         return model(frames.transpose(1, 2))
     videos = [[part for part in video.split([k, len(video) - k]) if len(part)] for k, video in enumerate(frames)]
-    return torch.cat([model.forward_video(part) for parts in videos for part in parts])  # (B * N, 5 + K, h, w)
+    # A step knows of no interval between the frames of a clip: who calls it keeps a cache for each place in it.
+    outputs = [VideoStream(model, frame_interval=1).push(part) for parts in videos for part in parts]
+    return torch.cat(outputs)  # (B * N, 5 + K, h, w)
 
 
 def run_clips(file: OnnxNetwork, frames: Tensor) -> Tensor:

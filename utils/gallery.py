@@ -132,13 +132,13 @@ def _episodes(file_names: Sequence[str], image: np.ndarray, centres: np.ndarray)
 
 
 class Gallery:
-    """Draws cases from the frames of a data set; `num_frames` is the length of the network's clips."""
+    """Draws cases from the frames of a data set; `places` are those of a clip's frames (`clip_places`)."""
 
     def __init__(
-        self, scored: Scored, annotations: Annotations, num_frames: int = 5, intensity: Intensity = "full"
+        self, scored: Scored, annotations: Annotations, places: Sequence[int], intensity: Intensity = "full"
     ) -> None:
         self.scored = scored
-        self.num_frames = num_frames
+        self.places = places
         self.intensity = intensity
         self.index = ClipIndex()
         position = {image_id: n for n, image_id in enumerate(scored.truth.image_ids.tolist())}
@@ -151,7 +151,7 @@ class Gallery:
         key = self.path[case.frame]
         if not key.is_file():
             raise UserError(f"{key}: no such frame; the gallery needs the frames: give --data-root, or --gallery 0")
-        paths = self.index.clip(key, self.num_frames)
+        paths = self.index.frames_at(key, self.places)
         frames = [read_frame(path, self.intensity) for path in paths]
         side = min(max(SIDE, int(3 * case.box[2:].max())), *frames[-1].shape)
         window = _window(case.box[:2] + case.box[2:] / 2, side, frames[-1].shape)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from utils.checkpoint import remembered_in
 from utils.cli import UserError
+from utils.clips import clip_places
 from utils.frames import Intensity
 
 FORMAT = "sstnet-onnx-1"
@@ -137,6 +139,7 @@ class OnnxNetwork:
         self.class_names = self.description.class_names
         self.input_size = self.description.input_size
         self.num_frames: int = self.description.architecture["num_frames"]
+        self.frame_interval: int = self.description.architecture.get("frame_interval", 1)  # older files do not say
         self.device_name = f"ONNX Runtime, {self.session.get_providers()[0]}, {options.intra_op_num_threads} threads"
 
     def check_protocol(self, nms: float, min_confidence: float, max_detections: int) -> None:
@@ -151,9 +154,12 @@ class OnnxNetwork:
                 "ask for the file's, or export without --nms"
             )
 
-    def stream(self, repeat_key_frame: bool = False) -> ClipStream | CacheStream:
+    def stream(
+        self, repeat_key_frame: bool = False, frame_interval: int | None = None
+    ) -> ClipStream | CacheStream:
         """The network at the beginning of a sequence; with `repeat_key_frame` every frame is one."""
-        return (CacheStream if self.form.streaming else ClipStream)(self, repeat_key_frame)
+        kind = CacheStream if self.form.streaming else ClipStream
+        return kind(self, repeat_key_frame, frame_interval or self.frame_interval)
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The file's outputs of its inputs, both in the order of `Form`."""
@@ -184,10 +190,11 @@ def _providers(runtime: ModuleType, device: str | torch.device) -> list:
 class ClipStream:
     """Consecutive frames through a file that takes clips; used as `VideoStream`."""
 
-    def __init__(self, network: OnnxNetwork, repeat_key_frame: bool = False) -> None:
+    def __init__(self, network: OnnxNetwork, repeat_key_frame: bool = False, frame_interval: int = 1) -> None:
         self.network = network
         self.repeat_key_frame = repeat_key_frame
-        self._past: Tensor | None = None  # the last T - 1 frames
+        self.places = clip_places(network.num_frames, frame_interval)
+        self._past: Tensor | None = None  # the frames that later clips reach back to
 
     def reset(self) -> None:
         """The next frame is the first of a sequence."""
@@ -195,37 +202,41 @@ class ClipStream:
 
     def push(self, frames: Tensor) -> Tensor:
         """Frames (N, 3, H, W) -> the file's first output for the clip that ends at each of them."""
-        length = self.network.num_frames
         if self.repeat_key_frame:
-            clips = torch.stack([frames] * length, dim=2)  # (N, 3, T, H, W)
+            clips = torch.stack([frames] * len(self.places), dim=2)  # (N, 3, T, H, W)
         else:
-            past = self._past if self._past is not None else frames[:1].expand(length - 1, -1, -1, -1)
+            reach = -self.places[0]
+            past = self._past if self._past is not None else frames[:1].expand(reach, -1, -1, -1)
             known = torch.cat([past, frames])
             self._past = known[len(frames) :].clone()
-            clips = torch.stack([known[t : t + len(frames)] for t in range(length)], dim=2)
+            clips = torch.stack([known[reach + t : reach + t + len(frames)] for t in self.places], dim=2)
         (result,) = self.network.run([clips.numpy()])
         return torch.from_numpy(result)
 
 
 class CacheStream:
-    """Consecutive frames through a file that takes one frame and its cache; used as `VideoStream`."""
+    """Consecutive frames through a file that takes one frame and its cache; used as `VideoStream`.
 
-    def __init__(self, network: OnnxNetwork, repeat_key_frame: bool = False) -> None:
+    Every `frame_interval`-th frame has a cache of its own; all of them begin with the sequence's first frame.
+    """
+
+    def __init__(self, network: OnnxNetwork, repeat_key_frame: bool = False, frame_interval: int = 1) -> None:
         self.network = network
         self.repeat_key_frame = repeat_key_frame
-        self._cache: Sequence[np.ndarray] | None = None
+        self._caches: deque[Sequence[np.ndarray]] = deque(maxlen=frame_interval)  # the next frame's first
 
     def reset(self) -> None:
         """The next frame is the first of a sequence."""
-        self._cache = None
+        self._caches.clear()
 
     def push(self, frames: Tensor) -> Tensor:
         """Frames (N, 3, H, W) -> the file's first output for each of them."""
         results = []
         for frame in frames.numpy():
-            first = self._cache is None or self.repeat_key_frame
-            if self._cache is None:
-                self._cache = self.network.empty_cache(1, frame.shape[1:])
-            result, *self._cache = self.network.run([frame[None], np.array([first]), *self._cache])
+            begins = not self._caches
+            cache = self.network.empty_cache(1, frame.shape[1:]) if begins else self._caches.popleft()
+            first = np.array([begins or self.repeat_key_frame])
+            result, *cache = self.network.run([frame[None], first, *cache])
+            self._caches.extend([cache] * (self._caches.maxlen if begins else 1))
             results.append(torch.from_numpy(result))
         return torch.cat(results)

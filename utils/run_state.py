@@ -124,7 +124,7 @@ def _read_run(path: Path) -> dict[str, Any]:
 
 def check_same_network(path: Path, content: dict[str, Any], architecture: dict[str, Any], optimizer: str) -> None:
     """UserError where a checkpoint's network or optimiser is not the one that the settings ask for."""
-    theirs = {"gate": True, **content.get("architecture", {})}  # older files do not say
+    theirs = {"gate": True, "frame_interval": 1, **content.get("architecture", {})}  # older files do not say
     other = [f"{n} {theirs.get(n)}, not {architecture[n]}" for n in architecture if theirs.get(n) != architecture[n]]
     if other:
         raise UserError(f"{path}: of a run with {', '.join(other)}; pass the same flags, or another --run-dir")

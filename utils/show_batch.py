@@ -31,7 +31,9 @@ class Config(TrainConfig):
 def first_pairs(config: TrainConfig) -> dict[str, tuple[ClipSample, ClipSample]]:
     """The clips of the first training batch, by their key frame's name: as read and as the network gets them."""
     data = load_annotations(config.annotations("train"), config.data_root, len(read_class_names(config.classes)))
-    clips = ClipDataset(data, config.input_size, config.num_frames, intensity=config.intensity)
+    clips = ClipDataset(
+        data, config.input_size, config.num_frames, intensity=config.intensity, frame_interval=config.frame_interval
+    )
     training = TrainingClips(clips, config.augmentation)
     items = list(EpochSampler(len(clips), config.epoch_share, config.seed))[: config.batch_size]
     return {data.records[item[0]].name: (clips[item[0]], training[item]) for item in items}

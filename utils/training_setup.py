@@ -67,7 +67,7 @@ def build_model(
     slices, layers = config.slices_layers
     model = SSTNet(
         num_classes, config.num_frames, slices, layers, config.depth, config.width, config.attention_dropout,
-        RECOMPUTE[config.recompute], config.gate,
+        RECOMPUTE[config.recompute], config.gate, config.frame_interval,
     )
     initialise(model, config.init)
     if config.pretrained and fresh:
@@ -91,7 +91,7 @@ def build_loader(
         kind, folders, config.input_size, config.intensity, config.cache_mb * 2**20, config.cache_dir,
         config.workers,
     )
-    clips = ClipDataset(data, config.input_size, config.num_frames, cache, config.intensity)
+    clips = ClipDataset(data, config.input_size, config.num_frames, cache, config.intensity, config.frame_interval)
     sampler = EpochSampler(len(clips), config.epoch_share, config.seed)
     return DataLoader(
         TrainingClips(clips, config.augmentation),
