@@ -12,9 +12,9 @@ from utils.augment import Augmentation
 from utils.check_data import Config as DataCheck
 from utils.cli import UserError
 from utils.frames import Intensity, check_intensity
+from utils.schedule import PUBLISHED
 
 PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}  # slices, layers
-DEFAULT_LR = {"sgd": 1e-2, "adam": 1e-3, "adamw": 1e-3}
 
 
 @dataclass
@@ -202,7 +202,7 @@ class TrainConfig:
     @property
     def nominal_lr(self) -> float:
         """The learning rate for a batch of 64."""
-        return DEFAULT_LR[self.optimizer] if self.lr is None else self.lr
+        return PUBLISHED[self.optimizer].nominal if self.lr is None else self.lr
 
     @property
     def augmentation(self) -> Augmentation:

@@ -57,7 +57,7 @@ def _steps(trainer: Trainer) -> list[str]:
 def _memory(trainer: Trainer) -> list[str]:
     config, shape = trainer.config, trainer.loader.batch_sampler.shape
     weights = sum(value.nbytes for value in trainer.model.state_dict().values())
-    states = {"sgd": 1, "adam": 2, "adamw": 2}[config.optimizer]  # moments
+    states = 1 if config.optimizer == "sgd" else 2  # moments
     fixed = {"weights": weights, "gradients": weights, "optimiser": states * weights, "EMA": weights}
     size = (shape.clips, 3, config.num_frames, *config.training_size)
     held = activation_bytes(trainer.model, size)

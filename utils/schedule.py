@@ -7,9 +7,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 NOMINAL_BATCH = 64
-BOUNDS = {"sgd": (5e-4, 5e-2), "adam": (3e-4, 1e-3), "adamw": (3e-4, 1e-3)}
 FLOOR_RATIO = 0.01
 NUM_STEPS = 10  # of the step schedule
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Published learning rates of an optimiser."""
+
+    nominal: float  # for a batch of 64
+    bounds: tuple[float, float]  # of what a step's is clamped to
+
+
+ADAM = Rates(1e-3, (3e-4, 1e-3))
+PUBLISHED = {"sgd": Rates(1e-2, (5e-4, 5e-2)), "adam": ADAM, "adamw": ADAM}
 
 
 def scaled_rates(
@@ -17,7 +28,7 @@ def scaled_rates(
 ) -> tuple[float, float]:
     """Eq. 6.1, peak and floor of the rate: nominal is for a batch of 64, scaled, then clamped to the bounds (default:
     the published ones of the optimiser)."""
-    low, high = bounds or BOUNDS[optimizer]
+    low, high = bounds or PUBLISHED[optimizer].bounds
     scaled = nominal * batch_size / NOMINAL_BATCH
     peak = min(max(scaled, low), high)
     floor = min(max(scaled * FLOOR_RATIO, low * FLOOR_RATIO), high * FLOOR_RATIO)
