@@ -49,6 +49,7 @@ ROWS = (
     Row("key_frame", weights_of="base", tested="--repeat-key-frame"),
     Row("frames_3", "--num-frames 3"),
     Row("frames_7", "--num-frames 7"),
+    Row("interval_2", "--frame-interval 2"),
     Row("motion_0", "--motion-weight 0"),
     Row("motion_0.3", "--motion-weight 0.3"),
     Row("stack_1x2", "--num-layers 2"),

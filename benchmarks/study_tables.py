@@ -17,6 +17,7 @@ LABELS = {  # in the order of the table
     "key_frame": "the base's network, key frame repeated",
     "frames_3": "T = 3",
     "frames_7": "T = 7",
+    "interval_2": "T = 5, every second frame",
     "motion_0": "no motion term",
     "motion_0.3": "motion weight 0.3",
     "stack_1x2": "S x L = 1 x 2",

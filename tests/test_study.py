@@ -28,11 +28,14 @@ def test_every_row_has_a_label_and_settings_that_are_its_own():
     settings = {}
     for row in ROWS:
         config = parse_config(DAUBConfig, f"{SUITES['hard'].training} {row.flags}".split())
-        key = (config.num_frames, config.motion_weight, config.slices_layers, config.gate, row.tested)
-        settings[key] = row.name
+        clip = (config.num_frames, config.frame_interval)
+        settings[(*clip, config.motion_weight, config.slices_layers, config.gate, row.tested)] = row.name
     assert len(settings) == len(ROWS)
-    assert settings[(5, 1.0, (3, 2), True, "")] == "stack_3x2" and settings[(5, 0.0, (0, 0), True, "")] == "motion_0"
-    assert settings[(5, 1.0, (1, 1), False, "")] == "no_gate" and settings[(7, 1.0, (1, 1), True, "")] == "frames_7"
+    assert settings[(5, 1, 1.0, (3, 2), True, "")] == "stack_3x2"
+    assert settings[(5, 1, 0.0, (0, 0), True, "")] == "motion_0"
+    assert settings[(5, 1, 1.0, (1, 1), False, "")] == "no_gate"
+    assert settings[(7, 1, 1.0, (1, 1), True, "")] == "frames_7"
+    assert settings[(5, 2, 1.0, (1, 1), True, "")] == "interval_2"
 
 
 @pytest.fixture
