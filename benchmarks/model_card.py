@@ -162,7 +162,9 @@ def weights_table(about: Mapping[str, Any]) -> str:
     chosen = made.get("settings", {}).items()
     settings = " ".join(f"`{_flag(name, value)}`" for name, value in chosen)
     version = f"revision {made['revision']}, torch {made['torch']}" if made.get("revision") else "not recorded"
-    size = f"T = {network['num_frames']}, depth {network['depth']}, width {network['width']}"
+    apart = network.get("frame_interval", 1)
+    frames = f"{network['num_frames']}" + (f", frames {apart} apart" if apart > 1 else "")
+    size = f"T = {frames}, depth {network['depth']}, width {network['width']}"
     rows = [
         ("file", f"`{about['file']}`, {about['bytes'] / 1e6:.1f} MB, SHA-256 `{about['weights_sha256'][:16]}…`"),
         ("network", f"{size}, without motion branch"),

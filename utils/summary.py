@@ -116,8 +116,9 @@ def table(model: SSTNet, size: tuple[int, int]) -> list[str]:
         column["detector"] = sum(column.values())
     about = model.architecture
     motion = f"{about['num_slices']} x {about['num_layers']}" if model.motion_branch else "no"
+    apart = f", {model.frame_interval} apart," if model.frame_interval > 1 else ""
     lines = [
-        f"{about['num_classes']} class(es), clips of {about['num_frames']} frames of {size[0]} x {size[1]}, "
+        f"{about['num_classes']} class(es), clips of {about['num_frames']} frames{apart} of {size[0]} x {size[1]}, "
         f"depth {about['depth']:g}, width {about['width']:g}, {motion} motion branch",
         "",
         "| part | parameters, M | published | GFLOP of a clip, as the equations read | published | of a clip, here "
