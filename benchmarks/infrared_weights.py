@@ -64,9 +64,8 @@ SETS = (
     SyntheticSet("daub_slow", 700, f"{SLOW_POINTS} --scr 1 8 --target-size 0.8 2.4"),
 )
 TRAINING = (
-    "--preset released --motion-weight 0 --frame-interval 2 --optimizer adamw --batch-size 16 --crop 160 "
-    "--target-share 0.5 --flip --photometric 0.1 --noise 1.5 --lr-bounds 1e-6 1e-3 --val-interval 100000 "
-    "--save-interval 5 --resume"
+    "--preset released --motion-weight 0 --optimizer adamw --batch-size 16 --crop 160 --target-share 0.5 --flip "
+    "--photometric 0.1 --noise 1.5 --lr-bounds 1e-6 1e-3 --val-interval 100000 --save-interval 5 --resume"
 )
 WORDS = (
     "synthetic sequences of the presets easy, daub, hard, irdst and sky, also painted into videos of the "
