@@ -18,6 +18,7 @@ from utils.clips import (
     ClipBatch,
     ClipDataset,
     ClipIndex,
+    clip_places,
     collate_clips,
     normalise_clips,
     normalise_frames,
@@ -30,7 +31,7 @@ UNHURRIED = settings(max_examples=60, deadline=None, suppress_health_check=[Heal
 
 
 def clip_names(folder: Path, key: str, num_frames: int = 5) -> list[str]:
-    return [path.name for path in ClipIndex().clip(folder / key, num_frames)]
+    return [path.name for path in ClipIndex().frames_at(folder / key, clip_places(num_frames))]
 
 
 @pytest.fixture
@@ -69,13 +70,13 @@ def test_folder_is_listed_once(tmp_path):
 def test_key_frame_that_is_not_there(tmp_path):
     (tmp_path / "0.bmp").touch()
     with pytest.raises(UserError, match=r"7\.bmp: no such frame in this folder"):
-        ClipIndex().clip(tmp_path / "7.bmp", 5)
+        ClipIndex().frames_at(tmp_path / "7.bmp", clip_places(5))
 
 
 def test_clips_of_every_third_frame(tmp_path, annotations):
     for number in range(9):
         (tmp_path / f"{number}.bmp").touch()
-    names = [path.name for path in ClipIndex().clip(tmp_path / "7.bmp", 4, frame_interval=3)]
+    names = [path.name for path in ClipIndex().frames_at(tmp_path / "7.bmp", clip_places(4, 3))]
     assert names == ["0.bmp", "1.bmp", "4.bmp", "7.bmp"]
     dataset = ClipDataset(annotations, (32, 64), 3, frame_interval=2)
     assert dataset[5].clip[:, 0, 0].tolist() == [9, 9, 11]  # what 7 would be lies before the jump
@@ -91,7 +92,8 @@ def test_clips_are_neighbours_that_end_at_the_key(numbers, num_frames):
         steps = np.diff(sorted(numbers))
         usual = min(steps, key=lambda step: (-(steps == step).sum(), step))
         for number in numbers:
-            clip = [int(path.stem[1:]) for path in index.clip(Path(folder, f"f{number}.png"), num_frames)]
+            paths = index.frames_at(Path(folder, f"f{number}.png"), clip_places(num_frames))
+            clip = [int(path.stem[1:]) for path in paths]
             assert len(clip) == num_frames
             assert clip[-1] == number
             new = [a for a, b in zip(clip, clip[1:], strict=False) if a != b] + [number]  # without repetitions

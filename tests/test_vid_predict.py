@@ -132,6 +132,18 @@ def test_one_image(weights, clip, tmp_path):
     assert not (tmp_path / "detections.mp4").exists()
 
 
+def test_clips_of_every_second_frame(weights, clip, tmp_path):
+    scores = []
+    for interval in (1, 2):
+        flags = ("--source", clip, "--output", tmp_path, "--save", "frames", "--confidence", 0, "--max-frames", 6)
+        assert predict("--weights", weights, *flags, "--frame-interval", interval) == 0
+        scores.append([[row["score"] for row in read_results(tmp_path) if row["image_id"] == k] for k in (1, 2, 6)])
+    # The video hardly moves: what differs does so in the fourth digit.
+    for early in (0, 1):  # their clips are the first frame repeated and their own, whatever the interval
+        assert scores[0][early] == pytest.approx(scores[1][early], abs=5e-5)
+    assert scores[0][2] != pytest.approx(scores[1][2], abs=5e-5)
+
+
 def test_insets_are_drawn_on_request(weights, clip, tmp_path):
     annotations = tmp_path / "list.txt"
     annotations.write_text("clip/3.png 100,100,106,106,0\n")
@@ -328,6 +340,7 @@ def test_a_truncated_frame_stops_with_what_came_before(weights, clip, tmp_path, 
         (("--annotations", "{other}"), "annotates no frame of this source"),
         (("--confidence", "1.5"), "--confidence 1.5: must be between 0 and 1"),
         (("--chunk", "-1"), "--chunk -1"),
+        (("--frame-interval", "0"), "--frame-interval 0: must be 1 or more"),
         (("--max-frames", "0"), "--max-frames 0: must be 1 or more"),
         (("--track-gap", "3"), "are for --track"),
         (("--input-size", "500", "500"), "multiples of 32"),

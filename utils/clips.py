@@ -49,10 +49,6 @@ class ClipIndex:
             self._runs[folder] = runs
         return self._runs[folder]
 
-    def clip(self, key_frame: Path, num_frames: int, frame_interval: int = 1) -> list[Path]:
-        """The `num_frames` frames that end at the key frame, oldest first, the run's first frame repeated."""
-        return self.frames_at(key_frame, clip_places(num_frames, frame_interval))
-
     def frames_at(self, key_frame: Path, offsets: Iterable[int]) -> list[Path]:
         """The frames so many places from the key frame in its run; the run's first and last stand for those beyond."""
         key_frame = Path(key_frame)
