@@ -47,8 +47,8 @@ class Config:
     """Side of the top-hat's ellipse, or length of the medians, in pixels; odd."""
     peaks: Literal["maxima", "components"] = "maxima"
     """A target is a local maximum of the response, or a connected component of what exceeds --threshold."""
-    threshold: float = 5.0
-    """Of components: standard deviations of the frame's response above its mean."""
+    threshold: float | None = None
+    """Of components: standard deviations of the frame's response above its mean (default: 5)."""
     box: int = 8
     """Side of the boxes in pixels, centred on the peak or the component; 0: a component's own box."""
     max_detections: int = 100
@@ -80,9 +80,13 @@ def main(config: Config) -> None:
             for box, score in zip(boxes.tolist(), scores.tolist(), strict=True)
         ]
     write_json(config.output / "detections.json", results, indent=None)
-    names = ("method", "kernel", "peaks", "threshold", "box", "max_detections")
-    protocol = {name: getattr(config, name) for name in names if name != "threshold" or config.peaks == "components"}
-    evaluation = evaluate(annotations.coco, results, resamples=config.resamples, protocol=protocol)
+    names = ("method", "kernel", "peaks", "box", "max_detections")
+    protocol = {name: getattr(config, name) for name in names}
+    if config.peaks == "components":
+        protocol["threshold"] = deviations(config)
+    evaluation = evaluate(
+        annotations.coco, results, max_detections=config.max_detections, resamples=config.resamples, protocol=protocol
+    )
     write_metrics(evaluation, config.output)
     if config.result:
         write_result(config.result, shorten(evaluation.to_json(), data=config.data))
@@ -95,8 +99,15 @@ def check(config: Config) -> None:
         raise UserError(f"--kernel {config.kernel}: must be odd and 3 or more")
     if config.box < 0 or (config.box == 0 and config.peaks == "maxima"):
         raise UserError(f"--box {config.box}: must be 1 or more; 0, a component's own box, is for --peaks components")
+    if config.threshold is not None and config.peaks == "maxima":
+        raise UserError(f"--threshold {config.threshold:g}: is for --peaks components; local maxima have none")
     if config.max_detections < 1 or config.resamples < 0:
         raise UserError("--max-detections must be 1 or more, --resamples 0 or more")
+
+
+def deviations(config: Config) -> float:
+    """The threshold of components, in standard deviations."""
+    return 5.0 if config.threshold is None else config.threshold
 
 
 def detector(config: Config) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -108,7 +119,7 @@ def detector(config: Config) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndar
         if config.peaks == "maxima":
             boxes, scores = maxima(response, config.box)
         else:
-            boxes, scores = components(response, config.threshold, config.box)
+            boxes, scores = components(response, deviations(config), config.box)
         order = np.argsort(-scores, kind="stable")[: config.max_detections]
         return boxes[order], scores[order] / 255
 

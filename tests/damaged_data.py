@@ -130,7 +130,7 @@ def make_damaged_data(root: Path) -> tuple[Path, Path]:
     small = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)
     for folder in ("mixed", "loose2"):
         Image.fromarray(small).save(images / folder / "1.bmp")
-    Image.fromarray(small).save(images / "twins" / "2.png")
+    Image.open(images / "twins" / "2.bmp").save(images / "twins" / "2.png")
     (images / "loose" / "1.bmp").write_bytes(b"BM")
     for number in range(2, 8):
         (images / "jump" / f"{number}.bmp").unlink()

@@ -250,6 +250,8 @@ BOX = {"id": 4, "image_id": 7, "category_id": 3, "bbox": [1, 2, 8, 7]}
         ({"annotations": [BOX | {"bbox": [1, 2, -8, 7]}]}, r"image id 7: box 1,2,-7,9,0 is inverted or empty"),
         ({"annotations": [BOX | {"bbox": [1, 2, 0.9, 7]}]}, r"image id 7: .*inverted or empty"),
         ({"annotations": [BOX | {"bbox": [53, 2, 8, 7]}]}, r"image id 7: .*outside the image of 60 x 40 pixels"),
+        ({"annotations": [BOX | {"area": None}]}, r"annotation id 4: area None; expected a number"),
+        ({"annotations": [BOX | {"iscrowd": "0"}]}, r"annotation id 4: iscrowd '0'; expected 0 or 1"),
         ({"categories": [{"id": 3}, {"id": 3}], "annotations": []}, r"category id 3 stands there twice"),
     ],
 )
@@ -301,8 +303,26 @@ def test_list_learns_sizes_from_headers(tmp_path):
     assert sizes == [(40, 60), (40, 60), (200, 300)]
     with pytest.raises(UserError, match=r"list\.txt:1: box 50,30,61,40,0 .*outside the image of 60 x 40 pixels"):
         load_text(tmp_path, text.replace("60,40", "61,40"), check_files=True)
+    bare = [{"id": 1, "file_name": "images/1/0.bmp"}, {"id": 2, "file_name": "images/2/0.bmp"}]
+    coco = {"images": bare, "annotations": [], "categories": [{"id": 1, "name": "target"}]}
+    (tmp_path / "bare.json").write_text(json.dumps(coco))
+    images = load_annotations(tmp_path / "bare.json", tmp_path).coco["images"]
+    assert [(image["height"], image["width"]) for image in images] == [(40, 60), (200, 300)]
     (tmp_path / "images/1/1.bmp").write_bytes(b"")
     with pytest.raises(UserError, match=r"list\.txt:2: .*images/1/1\.bmp: truncated or broken image"):
+        load_text(tmp_path, text, check_files=True)
+
+
+def test_frames_beside_annotated_ones_are_checked_too(tmp_path):
+    """Clips reach back to them, in the middle of a training."""
+    save_frames(tmp_path, "images/1/0.bmp", "images/1/1.bmp", "images/2/0.bmp")
+    text = "images/1/1.bmp\nimages/2/0.bmp\n"
+    assert len(load_text(tmp_path, text, check_files=True).records) == 2
+    save_frames(tmp_path, "images/1/0.bmp", size=(20, 30))
+    with pytest.raises(UserError, match=r"list\.txt:1: sequence .*images/1: .*0\.bmp has 30 x 20 pixels .*to one size"):
+        load_text(tmp_path, text, check_files=True)
+    (tmp_path / "images/1/0.bmp").write_bytes(b"")
+    with pytest.raises(UserError, match=r"list\.txt:1: sequence .*images/1: .*0\.bmp: truncated or broken image"):
         load_text(tmp_path, text, check_files=True)
 
 

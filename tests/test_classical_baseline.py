@@ -110,6 +110,7 @@ def test_detections_are_scored_as_anybodys(flags, data_root, tmp_path, capsys):
     [
         (["--kernel", "4"], "--kernel 4: must be odd"),
         (["--box", "0"], "--box 0: must be 1 or more; 0, a component's own box, is for --peaks components"),
+        (["--threshold", "9"], "--threshold 9: is for --peaks components"),
         (["--max-detections", "0"], "--max-detections must be 1 or more"),
     ],
 )

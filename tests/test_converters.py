@@ -104,6 +104,19 @@ def test_masks_become_boxes_with_counts(tmp_path, capsys):
         masks_to_coco.main(config)
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_masks_count_in_their_own_depth(tmp_path, kind):
+    """Labels 1 and 2 of a 16-bit mask would be grey level 0."""
+    mask = np.zeros((20, 30), kind)
+    mask[3, 4], mask[10, 20] = 1, 2
+    save(tmp_path / "images" / "0.bmp", np.zeros((20, 30), np.uint8))
+    save(tmp_path / "masks" / "0.tif", mask)
+    for threshold, expected in ((0, [[4, 3, 5, 4, 0], [20, 10, 21, 11, 0]]), (1, [[20, 10, 21, 11, 0]])):
+        output = tmp_path / f"{threshold}.json"
+        masks_to_coco.main(masks_to_coco.Config(tmp_path, tmp_path / "masks", output, threshold=threshold))
+        assert load_annotations(output, tmp_path).records[0].boxes.tolist() == expected
+
+
 def make_video(path: Path, frames: list[np.ndarray]) -> None:
     """A lossless grey video."""
     silence_decoders()  # FFmpeg asks once a process how much to say: as the product's tests expect it
@@ -169,7 +182,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def synthetic(**settings) -> make_synthetic_dataset.Config:
     """Two sequences of 8 frames, over what an earlier call has made."""
     return make_synthetic_dataset.Config(
-        sequences=(1, 1), frames=8, image_size=(64, 64), workers=1, overwrite=True, **settings
+        sequences=(1, 1), frames=8, workers=1, overwrite=True, **settings
     )
 
 

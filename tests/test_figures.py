@@ -87,6 +87,13 @@ def test_figures_of_several_runs(tmp_path):
     assert all(coloured(path, COLOURS[0]) > 300 for path in paths.values())  # the second run
 
 
+def test_names_are_drawn_as_they_are_written(tmp_path):
+    run = evaluate(COCO, DETECTIONS)
+    path = save_figures(tmp_path, {"one": run, "_ours": run, "a$b$_^": run})["pd_fa_curve"]
+    drawn = path.with_suffix(".svg").read_text()  # which has each text in a comment beside its outlines
+    assert "<!--  _ours -->" in drawn and "<!-- a$b$_^ -->" in drawn
+
+
 @pytest.mark.parametrize(("coco", "results"), [(COCO, []), (NOTHING, DETECTIONS), (NOTHING, [])])
 def test_figures_of_nothing(tmp_path, coco, results):
     for path in save_figures(tmp_path, {"run": evaluate(coco, results, include_empty_frames=True)}).values():

@@ -41,6 +41,29 @@ def test_absent_folder_is_expected_where_the_others_are(data_root):
     assert resolve_frames(names, data_root)[0] == data_root / "images" / "test" / "data9" / "0.bmp"
 
 
+def test_one_missing_frame_does_not_hide_its_folder(data_root, tmp_path):
+    elsewhere = touch(tmp_path / "elsewhere" / "s1" / "1.bmp").parent
+    deeper = touch(data_root / "more" / "images" / "s2" / "1.bmp").parent
+    names = [str(elsewhere / "0.bmp"), str(elsewhere / "1.bmp"), "/x/images/s2/0.bmp", "/x/images/s2/1.bmp"]
+    expected = [folder / name for folder in (elsewhere, deeper) for name in ("0.bmp", "1.bmp")]
+    assert resolve_frames(names, data_root) == expected
+
+
+def test_a_relative_name_keeps_its_folders(tmp_path):
+    """`test/1` is not the folder 1 of the data root `train`."""
+    touch(tmp_path / "train" / "1" / "0.bmp")
+    assert not resolve_frames(["test/1/0.bmp"], tmp_path / "train")[0].exists()
+    assert resolve_frames(["sets/Train/1/0.bmp"], tmp_path / "train") == [tmp_path / "train" / "1" / "0.bmp"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + "/0.bmp", "x" * 300 + ".bmp"])
+def test_names_too_long_for_a_file_are_missing_frames(data_root, name):
+    annotations = data_root / "list.txt"
+    annotations.write_text(f"{name}\n")
+    with pytest.raises(UserError, match="1 of 1 frames are missing"):
+        load_annotations(annotations, data_root)
+
+
 def test_longest_tail_wins(data_root):
     decoy = touch(data_root / "data6" / "0.bmp")
     found = resolve_frames(["/x/images/test/data6/0.bmp", "/x/data6/0.bmp"], data_root)

@@ -200,3 +200,22 @@ def test_times_that_jitter_are_no_jumps():
     names = [f"{time}.png" for time in (0, 33, 67, 100, 133, 200, 233)]
     assert lengths(names) == [5, 2]
     assert lengths(["1.png", "2.png", "3.png", "5.png", "6.png"]) == [3, 2]  # one frame is missing
+
+
+def clock(milliseconds: int, form: str) -> str:
+    hours, minutes, seconds = milliseconds // 3_600_000, milliseconds // 60_000 % 60, milliseconds // 1000 % 60
+    return form.format(h=hours, m=minutes, s=seconds, ms=milliseconds % 1000)
+
+
+@pytest.mark.parametrize("form", ["20230506_{h:02}{m:02}{s:02}_{ms:03}.png", "{h:02}-{m:02}-{s:02}-{ms:03}.png"])
+def test_the_next_second_is_no_jump(form):
+    times = [12 * 3_600_000 + 59_000 + 40 * n + 3 * (n % 2) for n in range(100)]  # over the end of a minute
+    assert lengths([clock(time, form) for time in times]) == [100]
+    times = times[:50] + [time + 400 for time in times[50:]]
+    assert lengths([clock(time, form) for time in times]) == [50, 50]
+    assert lengths([f"shot{k}_{n:04}.png" for k in (1, 2) for n in range(1000)]) == [1000, 1000]
+
+
+def test_numbers_of_a_hash_are_none_of_a_frame():
+    names = [f"frame_{n:04}_jpg.rf.{part}.jpg" for n, part in enumerate(["ab", "4c1", "7d7e2", "x"])]
+    assert lengths(names) == [4]

@@ -58,6 +58,13 @@ def test_failures_that_belong_together_are_one_case(steps, sizes):
     assert sorted((case.frames for case in misses), reverse=True) == sizes
 
 
+def test_two_failures_in_one_frame_are_one_frame():
+    coco = ground_truth([(1, 1, 10, 10, 8, 8)], 1)
+    results = [detection(1, 1, x, 60, 8, 8, 0.9) for x in (80, 88)]
+    _, alarms = choose_cases(score(coco, results), 3)
+    assert [case.frames for case in alarms] == [1]
+
+
 def test_sequences_do_not_mix():
     coco = ground_truth([(1, 1, 10, 10, 8, 8), (2, 1, 10, 10, 8, 8)], 2)
     coco["images"][1]["file_name"] = "test/b/2.bmp"

@@ -197,6 +197,11 @@ def test_different_protocols_are_told(files, capsys):
     with pytest.raises(SystemExit):
         run_command(main, Config, [str(word) for word in [*arguments[:-1], files["detections"]]])
     assert "how the detections of found were made is not recorded" in capsys.readouterr().err
+    other = {"weights": "two.pth", "detections": str(paths[0])}  # a comparison that was written into two's folder
+    paths[1].with_name("metrics.json").write_text(json.dumps({"protocol": other}))
+    with pytest.raises(SystemExit):
+        run_command(main, Config, [str(word) for word in arguments])
+    assert "how the detections of two/detections were made is not recorded" in capsys.readouterr().err
 
 
 @pytest.mark.skipif("SSTNET_DAUB_ROOT" not in os.environ, reason="SSTNET_DAUB_ROOT names no DAUB folder")

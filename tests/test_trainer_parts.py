@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from nets import SSTNet
 from tests.reference_weights import record
 from tests.training_cases import read_rows, small_config
 from utils.cli import UserError
+from utils.config import TrainConfig, read_class_names
 from utils.dry_run import unreached_parameters
 from utils.ema import EMA
 from utils.optimizer import build_optimizer, initialise, parameter_groups
@@ -257,6 +259,16 @@ def test_run_log_says_what_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match="curves.png: cannot be written"):
         log.add(log_row(0))
     log.close()
+
+
+def test_class_names_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_class_names(TrainConfig().classes) == ("target",)
+    own = tmp_path / "names.txt"
+    own.write_bytes("\ufeffdrone\nbird\n".encode())  # as Notepad writes it
+    assert read_class_names(Path("names.txt")) == ("drone", "bird")
+    with pytest.raises(UserError, match="absent.txt: cannot be read"):
+        read_class_names(Path("absent.txt"))
 
 
 def test_run_dir_may_exist_but_not_hold_a_run(tmp_path):

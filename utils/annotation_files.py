@@ -252,10 +252,18 @@ def _add_coco_box(
         faults.append(f"{where}: image id {image_id} is not among the images; add the image or drop the box")
     elif rank is None:
         faults.append(f"{where}: category id {category_id} is not among the categories; add it")
-    elif len(bbox) != 4 or not all(type(v) in (int, float) and math.isfinite(v) for v in bbox):
+    elif len(bbox) != 4 or not all(map(_is_number, bbox)):
         faults.append(f"{where}: bbox {bbox} of image id {row.image_id}; expected four numbers x, y, w, h")
+    elif "area" in annotation and not _is_number(annotation["area"]):
+        faults.append(f"{where}: area {annotation['area']!r}; expected a number of square pixels, or no area at all")
+    elif annotation.get("iscrowd") not in (0, 1, None):
+        faults.append(f"{where}: iscrowd {annotation['iscrowd']!r}; expected 0 or 1, or none at all")
     elif not annotation.get("iscrowd"):
         row.boxes.append(whole_pixel_box(bbox, rank))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def whole_pixel_box(bbox: Sequence[float], rank: int) -> Box:
@@ -278,6 +286,12 @@ def _with_evaluation_keys(coco: dict[str, Any]) -> dict[str, Any]:
         for number, annotation in zip(ids, annotations, strict=True)
     ]
     return {**coco, "annotations": annotations}
+
+
+def with_sizes(coco: dict[str, Any], rows: list[FileRow]) -> dict[str, Any]:
+    """The file's content with the sizes of its images, where the rows know them."""
+    known = {row.image_id: {"height": row.size[0], "width": row.size[1]} for row in rows if row.size}
+    return {**coco, "images": [{**image, **known.get(image["id"], {})} for image in coco["images"]]}
 
 
 def list_to_coco(rows: list[FileRow], categories: list[tuple[int, str]]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from utils.annotation_files import (
     parse_coco,
     parse_list,
     raise_first,
+    with_sizes,
     write_list,
 )
 from utils.cli import UserError
@@ -80,9 +81,8 @@ def load_annotations(
         for row, frame in zip(rows, inspection.paths, strict=True)
     )
     category_ids, class_names = zip(*categories, strict=True)
-    return Annotations(
-        inspection.source, records, class_names, category_ids, inspection.coco or list_to_coco(rows, categories)
-    )
+    coco = with_sizes(inspection.coco, rows) if inspection.coco else list_to_coco(rows, categories)
+    return Annotations(inspection.source, records, class_names, category_ids, coco)
 
 
 @dataclass
@@ -126,9 +126,10 @@ def inspect_annotations(
         absent = {id(row) for row, _ in missing}
         present = [(row, frame) for row, frame in zip(rows, paths, strict=True) if id(row) not in absent]
         unsized = [row for row, _ in present if row.size is None]
-        faults += _check_sizes(present)
+        in_clips = present + _beside(present)
+        faults += _check_sizes(in_clips)
         faults += _box_faults(unsized, len(categories), only_outside=True)
-        faults += _mixed_sizes(present)
+        faults += _mixed_sizes(in_clips)
     return Inspection(path, rows, paths, categories, parsed.coco, faults, missing, parsed.notes)
 
 
@@ -180,14 +181,33 @@ def _missing(rows: list[FileRow], paths: list[Path]) -> list[tuple[FileRow, Path
     for row, path in zip(rows, paths, strict=True):
         folder = path.parent
         if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+            try:
+                listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            except OSError as error:
+                raise UserError(
+                    f"{row.where}: {folder} cannot be read ({error.strerror}); allow reading it"
+                ) from None
         if path.name not in listings[folder]:
             missing.append((row, path))
     return missing
 
 
+def _beside(frames: list[tuple[FileRow, Path]]) -> list[tuple[FileRow, Path]]:
+    """The frames beside annotated ones that no row names: clips reach back to them, so they are checked too."""
+    named = {path for _, path in frames}
+    first: dict[Path, FileRow] = {}
+    for row, path in frames:
+        first.setdefault(path.parent, row)
+    return [
+        (FileRow(f"{row.where}: sequence {folder}", row.image_id, path.name, []), path)
+        for folder, row in first.items()
+        for path in sorted(folder.iterdir())
+        if path not in named and is_image_name(path.name) and path.is_file()
+    ]
+
+
 def _mixed_sizes(frames: list[tuple[FileRow, Path]]) -> list[str]:
-    """Sequences whose annotated frames differ in size, a line each: clips need frames of one size."""
+    """Sequences whose frames differ in size, a line each: clips need frames of one size."""
     first: dict[Path, FileRow] = {}
     mixed: dict[Path, str] = {}
     for row, path in frames:

@@ -49,13 +49,19 @@ def score_files(files: Sequence[Path], names: Sequence[str], coco: dict, **optio
 
 
 def recorded_protocol(detections: Path) -> dict:
-    """How a detections.json of `vid_map_coco.py` was made: the protocol in the metrics.json beside it, or nothing."""
+    """How a detections.json of `vid_map_coco.py` was made: the protocol in the metrics.json beside it, or nothing.
+
+    A metrics.json that names another file of detections is of a comparison written there, and says nothing of this one.
+    """
     metrics = detections.with_name("metrics.json")
     if detections.name != "detections.json" or not metrics.is_file():
         return {}
     content = read_json(metrics, "metrics")
     protocol = content.get("protocol") if isinstance(content, dict) else None
-    return protocol if isinstance(protocol, dict) and "weights" in protocol else {}
+    if not isinstance(protocol, dict) or "weights" not in protocol:
+        return {}
+    about = protocol.get("detections")
+    return protocol if about is None or Path(str(about)).resolve() == detections.resolve() else {}
 
 
 def protocol_warnings(runs: Mapping[str, Evaluation]) -> list[str]:

@@ -14,6 +14,7 @@ from utils.cli import UserError
 from utils.frames import Intensity, check_intensity
 from utils.schedule import PUBLISHED
 
+ROOT = Path(__file__).resolve().parents[1]
 PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}  # slices, layers
 
 
@@ -253,9 +254,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Class names, one a line."""
+    """Class names, one a line. A relative path that is not there counts from the project's folder, as its own do."""
+    if not path.is_absolute() and not path.is_file():
+        path = next((own for own in [ROOT / path] if own.is_file()), path)
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); --classes takes a file of class names") from None
     except UnicodeDecodeError:

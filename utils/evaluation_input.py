@@ -178,7 +178,10 @@ def _boxes(rows: list, source: str, first: int = 0) -> np.ndarray:
 def _ids(rows: list, key: str, source: str, first: int = 0) -> np.ndarray:
     """A column of whole numbers as int64."""
     column = _column(rows, key, source, first)
-    ids = np.array(column) if column else np.zeros(0, dtype=np.int64)
+    try:
+        ids = np.array(column) if column else np.zeros(0, dtype=np.int64)
+    except ValueError:  # a list among the numbers
+        ids = np.array(column, dtype=object)
     if ids.dtype.kind not in "iu" or ids.ndim != 1:
         bad = next((n for n, value in enumerate(column) if not isinstance(value, (int, np.integer))), 0)
         raise UserError(f"{source}: entry {first + bad} (from 0): {key} is not a whole number: {column[bad]!r}")

@@ -16,7 +16,7 @@ def read_json(path: str | Path, what: str) -> Any:
     """The content of a JSON file, named `what` in messages; `UserError` where it is missing or no JSON."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: {what} cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError:

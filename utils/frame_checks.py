@@ -61,7 +61,7 @@ def inspect_folder(job: FolderJob) -> FolderFacts:
         facts.errors.append(f"{job.label}: {error}")
         return facts
     facts.frames = len(paths)
-    sound = _read_headers(job, paths, facts)
+    sound = _read_headers(paths, facts)
     _say_repeats([path for path in paths if path.name in sound], facts)
     runs = split_runs(paths)
     if len(runs) > 1:
@@ -82,28 +82,19 @@ def _few(items: Sequence[str]) -> str:
     return ", ".join(items[:NAMED]) + (", ..." if len(items) > NAMED else "")
 
 
-def _read_headers(job: FolderJob, paths: Sequence[Path], facts: FolderFacts) -> set[str]:
+def _read_headers(paths: Sequence[Path], facts: FolderFacts) -> set[str]:
     """Sizes and digests; returns the names of frames whose header can be read.
 
-    Annotated frames with a broken header or of another size are named where the annotations are checked.
+    Frames with a broken header or of another size are named where the annotations are checked.
     """
     sizes = {}
     for path in paths:
         try:
             sizes[path] = read_image_size(path)
             facts.digests[path.name] = _digest(path)
-        except (UserError, OSError) as error:
-            if path.name not in job.where:
-                facts.errors.append(f"{job.label}: {error}")
+        except (UserError, OSError):
+            continue
     facts.sizes.update(sizes.values())
-    annotated = Counter(size for path, size in sizes.items() if path.name in job.where)
-    usual = (annotated or facts.sizes).most_common(1)[0][0] if sizes else None
-    for path, (height, width) in sizes.items():
-        if path.name not in job.where and (height, width) != usual:
-            facts.errors.append(
-                f"{job.label}: {path} has {width} x {height} pixels (width x height), the annotated frames "
-                f"{usual[1]} x {usual[0]}; bring the frames of a sequence to one size"
-            )
     return {path.name for path in sizes}
 
 

@@ -38,7 +38,7 @@ def resolve_frames(
     below: Folders | None = None
     for parent, place in first_of.items():
         file_name = split[place][2]
-        if _is_absolute(parent) and Path(parent, file_name).is_file():
+        if _is_absolute(parent) and os.path.isfile(Path(parent, file_name)):
             folders[parent] = Path(parent)
             continue
         cut = _find_cut(data_root, parent, file_name)
@@ -46,18 +46,20 @@ def resolve_frames(
             folders[parent] = data_root.joinpath(*_parts(parent)[cut:])
             cuts[cut] += 1
             continue
-        if not search_below:
-            continue
-        below = _folders_below(data_root) if below is None else below
-        found = _find_below(below, parent, file_name)
-        if len(found) > 1:
-            report(
-                place,
-                f"{names[place]!r} may be {found[0] / file_name} or {found[1] / file_name}; pass the folder that holds "
-                f"the data set with --data-root (now {data_root})",
-            )
-        if found:
-            folders[parent] = found[0]
+        if search_below:
+            below = _folders_below(data_root) if below is None else below
+            found = _find_below(below, parent, file_name)
+            if len(found) > 1:
+                report(
+                    place,
+                    f"{names[place]!r} may be {found[0] / file_name} or {found[1] / file_name}; pass the folder that "
+                    f"holds the data set with --data-root (now {data_root})",
+                )
+            if found:
+                folders[parent] = found[0]
+                continue
+        if _is_absolute(parent) and os.path.isdir(parent):  # only this frame is missing
+            folders[parent] = Path(parent)
     usual_cut = max(cuts, key=cuts.__getitem__, default=0)
     for parent in first_of:
         folders.setdefault(parent, data_root.joinpath(*_parts(parent)[usual_cut:]))
@@ -73,11 +75,16 @@ def _parts(parent: str) -> list[str]:
 
 
 def _find_cut(data_root: Path, parent: str, file_name: str) -> int | None:
-    """How many leading folders to cut so that the frame, or else its folder, exists in `data_root`."""
+    """How many leading folders to cut so that the frame, or else its folder, exists in `data_root`.
+
+    Of a relative name only what ends in the data root's own name is cut: `test/1` is not `1` in a folder `train`.
+    """
     parts = _parts(parent)
-    tails = [data_root.joinpath(*parts[cut:]) for cut in range(len(parts) + 1)]
-    found = [cut for cut, folder in enumerate(tails) if (folder / file_name).is_file()]
-    found = found or [cut for cut, folder in enumerate(tails[:-1]) if folder.is_dir()]
+    own = {data_root.name.casefold(), data_root.resolve().name.casefold()}
+    cuts = [0, *(n for n, part in enumerate(parts, start=1) if _is_absolute(parent) or part.casefold() in own)]
+    tails = {cut: data_root.joinpath(*parts[cut:]) for cut in cuts}
+    found = [cut for cut, folder in tails.items() if os.path.isfile(folder / file_name)]
+    found = found or [cut for cut, folder in tails.items() if cut < len(parts) and os.path.isdir(folder)]
     return found[0] if found else None
 
 
@@ -93,7 +100,7 @@ def _folders_below(data_root: Path) -> Folders:
 
 
 def _find_below(below: Folders, parent: str, file_name: str) -> list[Path]:
-    """The folders below the data root that hold the frame and share the longest tail with its name.
+    """The folders below the data root that hold the frame, or else would, and share the longest tail with its name.
 
     Of an absolute name at least two folders must agree: `masks/5` is not `images/5`. A relative name must fit whole.
     """
@@ -102,7 +109,8 @@ def _find_below(below: Folders, parent: str, file_name: str) -> list[Path]:
     for folder in below.get(parts[-1], []) if parts else []:
         theirs = folder.parts
         tail = next((k for k in range(len(parts)) if k >= len(theirs) or parts[-1 - k] != theirs[-1 - k]), len(parts))
-        if tail >= (2 if _is_absolute(parent) else len(parts)) and (folder / file_name).is_file():
+        if tail >= (2 if _is_absolute(parent) else len(parts)):
             fits[folder] = tail
+    fits = {folder: tail for folder, tail in fits.items() if os.path.isfile(folder / file_name)} or fits
     longest = max(fits.values(), default=0)
     return [folder for folder, tail in fits.items() if tail == longest]

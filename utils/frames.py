@@ -22,12 +22,15 @@ from PIL import Image
 
 from utils.cli import UserError
 
-# What Pillow raises on broken files, beyond OSError (which UnidentifiedImageError is a kind of).
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# What Pillow and its plugins raise on broken files, beyond OSError (which UnidentifiedImageError is a kind of).
+DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError
+)  # fmt: skip
 # How 16-bit and float values become 8-bit grey: the type's full range, or a window LOW, HIGH of values that becomes
 # 0..255, with what lies outside cut off. 8-bit values stay as they are under any rule.
 Intensity = Literal["full"] | tuple[float, float]
 
+SECONDS = (1000, 1_000_000)  # in the milliseconds or microseconds that names of frames may end in
 NOT_STILL_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # registered by Pillow, but nothing it can decode
 
 
@@ -51,6 +54,8 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> UserError:
         return UserError(
             f"{path}: cannot be read ({error.strerror}); expected an image file with read permission"
         )
+    if isinstance(error, Image.DecompressionBombError):
+        return UserError(f"{path}: too large an image ({error}); cut it into parts, or make it smaller")
     reason = "no image type that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
     return UserError(f"{path}: truncated or broken image ({reason}); replace the file by a whole copy")
 
@@ -161,25 +166,27 @@ def refuse_twins(paths: Iterable[Path]) -> None:
             raise UserError(f"{path}: the same frame as {twin.name}; keep one file type in a sequence")
 
 
-def _frame_numbers(stems: Iterable[str]) -> list[int | None]:
-    """The frame number in each name: of its numbers, the last that differs between names; None for none."""
+def _frame_numbers(stems: Iterable[str]) -> list[tuple[int, ...]]:
+    """The numbers in each name that differ between names, the frame's own last; () for a name without numbers.
+
+    Names with numbers of different count end in something else, such as a hash: of these the first that differs.
+    """
     numbers = [[int(digits) for digits in re.findall(r"\d+", stem)] for stem in stems]
-    if len({len(row) for row in numbers}) == 1:
-        varying = [column for column in zip(*numbers, strict=True) if len(set(column)) > 1]
-        if varying:
-            return list(varying[-1])
-    return [row[-1] if row else None for row in numbers]
+    same_count = len({len(row) for row in numbers}) == 1
+    columns = zip(*numbers, strict=same_count)  # as many as all names have
+    if varying := [column for column in columns if len(set(column)) > 1]:
+        return list(zip(*(varying if same_count else varying[:1]), strict=True))
+    return [tuple(row[-1:]) for row in numbers]
 
 
 def split_runs(paths: Sequence[Path]) -> list[list[Path]]:
     """Split a folder's frames, in natural order, where their numbers jump by more than the most common step.
 
-    Half a step more is no jump: numbers that are times jitter. Names without numbers make one run. When two
-    steps are equally common, the smaller is the usual one.
+    Half a step more is no jump: numbers that are times jitter. Nor is the next second's first millisecond. Names
+    without numbers make one run. When two steps are equally common, the smaller is the usual one.
     """
     numbers = _frame_numbers(path.stem for path in paths)
-    steps = [None if a is None or b is None else abs(b - a) for a, b in pairwise(numbers)]
-    counts = Counter(step for step in steps if step)
+    counts = Counter(abs(b[-1] - a[-1]) for a, b in pairwise(numbers) if a and b and a[-1] != b[-1])
     usual = min(counts, key=lambda step: (-counts[step], step), default=0)
     runs: list[list[Path]] = []
     for place, path in enumerate(paths):
@@ -189,7 +196,12 @@ def split_runs(paths: Sequence[Path]) -> list[list[Path]]:
     return runs
 
 
-def _is_jump(previous: int | None, number: int | None, usual_step: int) -> bool:
-    if previous is None or number is None:
-        return (previous is None) != (number is None)
-    return abs(number - previous) > 1.5 * usual_step
+def _is_jump(previous: tuple[int, ...], number: tuple[int, ...], usual_step: int) -> bool:
+    if not previous or not number:
+        return bool(previous) != bool(number)
+    step = number[-1] - previous[-1]
+    if abs(step) <= 1.5 * usual_step:
+        return False
+    risen = any(after > before for before, after in zip(previous[:-1], number[:-1], strict=True))
+    carried = step < 0 and risen and usual_step > 1  # 12-30-00-960 to 12-30-01-000
+    return not (carried and any(abs(step + second - usual_step) <= usual_step / 2 for second in SECONDS))

@@ -82,14 +82,14 @@ def choose_cases(scored: Scored, count: int) -> tuple[list[Case], list[Case]]:
         for source, worst in ((truth, missed), (found, alarms))
     ]
     misses = [
-        Case("miss", int(truth.image[g]), truth.boxes[g], float(centres.found_at[g]), _known(contrast[g]), len(group))
+        Case("miss", int(truth.image[g]), truth.boxes[g], float(centres.found_at[g]), _known(contrast[g]), shown)
         for group in groups[0][:count]
-        for g in [missed[group[0]]]
+        for g, shown in [(missed[group[0]], len(set(truth.image[missed[group]].tolist())))]
     ]
     false_alarms = [
-        Case("false alarm", int(found.image[d]), found.boxes[d], float(found.scores[d]), None, len(group))
+        Case("false alarm", int(found.image[d]), found.boxes[d], float(found.scores[d]), None, shown)
         for group in groups[1][:count]
-        for d in [alarms[group[0]]]
+        for d, shown in [(alarms[group[0]], len(set(found.image[alarms[group]].tolist())))]
     ]
     return misses, false_alarms
 
@@ -153,6 +153,8 @@ class Gallery:
             raise UserError(f"{key}: no such frame; the gallery needs the frames: give --data-root, or --gallery 0")
         paths = self.index.frames_at(key, self.places)
         frames = [read_frame(path, self.intensity) for path in paths]
+        if len({frame.shape for frame in frames}) > 1:
+            raise UserError(f"{key}: the frames of its clip differ in size; bring the frames of a sequence to one size")
         side = min(max(SIDE, int(3 * case.box[2:].max())), *frames[-1].shape)
         window = _window(case.box[:2] + case.box[2:] / 2, side, frames[-1].shape)
         crops = [frame[window.top : window.bottom, window.left : window.right] for frame in frames]

@@ -112,7 +112,7 @@ def write_dataset(
     records = {split: [next(made) for _ in jobs[split]] for split in SPLITS}
     for split in SPLITS:
         _write_annotations(output, split, records[split], frames)
-    settings = {"seed": seed, "sequences": sequences, "frames": frames, "image_size": frame_size}
+    settings = {"seed": seed, "sequences": sequences, "frames": frames, "image_size": None if footage else frame_size}
     settings["backgrounds"] = None if backgrounds is None else str(backgrounds)
     settings["footage"] = None if footage is None else str(footage)
     (output / SETTINGS).write_text(json.dumps({**settings, "scene_model": asdict(model)}, indent=1) + "\n")

@@ -45,7 +45,7 @@ def validate(
     for frame in frames:
         results += coco_results(frame.found, data.records[frame.record].image_id, data.category_ids)
     loss = float(np.mean([frame.loss for frame in frames]))
-    return processes.from_main((loss, evaluate(data.coco, results).published.mAP50))
+    return processes.from_main((loss, evaluate(data.coco, results, truth_source=str(data.source)).published.mAP50))
 
 
 def _validate_share(

@@ -16,7 +16,7 @@ if __package__ in (None, ""):
 
 import numpy as np
 
-from utils.cli import run_command
+from utils.cli import UserError, run_command
 from utils.synthetic_dataset import write_dataset
 from utils.synthetic_presets import PRESETS
 
@@ -46,6 +46,8 @@ class Config:
 
 def main(config: Config) -> None:
     """Write the data set and say in a line what it holds."""
+    if config.footage and config.image_size:
+        raise UserError("--footage and --image-size: the frames keep their size; give one of them")
     names = ("scr", "target_size", "speed", "targets", "distractors", "stuck", "shaded")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     model = replace(PRESETS[config.preset], **given)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from utils.annotation_files import write_coco
 from utils.cli import UserError, run_command
 from utils.converted import CocoBuilder, refuse_source
-from utils.frames import is_image_name, natural_key, read_frame, read_image_size
+from utils.frames import is_image_name, natural_key, read_image_size, read_values
 
 Box = tuple[int, int, int, int]  # x, y, w, h
 
@@ -41,15 +41,15 @@ class Config:
     images: Path = Path("images")
     """Folder of the images in the data root."""
     threshold: int = 0
-    """Grey level, 0 to 254, above which a pixel of a mask is a target's (masks stored as JPEG need about 127)."""
+    """Value above which a pixel of a mask is a target's, in the file's own depth (8-bit JPEG needs about 127)."""
     min_pixels: int = 1
     """Smallest component that counts."""
     margin: int = 0
     """Pixels to add on each side of a box, as far as the image reaches."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 254:
-            raise UserError(f"--threshold {self.threshold}: must be 0 to 254")
+        if self.threshold < 0:
+            raise UserError(f"--threshold {self.threshold}: must be 0 or more")
         if self.min_pixels < 1 or self.margin < 0:
             raise UserError(f"--min-pixels {self.min_pixels}, --margin {self.margin}: must be at least 1 and 0")
 
@@ -96,10 +96,10 @@ def main(config: Config) -> None:
     images, left_out, builder = config.data_root / config.images, Counter(), CocoBuilder()
     refuse_source(config.output, folders=[images, config.masks])
     for image, path in tqdm(list(pairs(images, config.masks, left_out)), unit="mask", disable=None, leave=False):
-        grey = read_frame(path)
-        if grey.shape != (size := read_image_size(image)):
-            raise UserError(f"{path}: {grey.shape} pixels (height, width), but {image} has {size}; give its own mask")
-        boxes, small = component_boxes(grey > config.threshold, config.min_pixels, config.margin)
+        values = read_values(path)
+        if values.shape != (size := read_image_size(image)):
+            raise UserError(f"{path}: {values.shape} pixels (height, width), but {image} has {size}; give its own mask")
+        boxes, small = component_boxes(values > config.threshold, config.min_pixels, config.margin)
         left_out[f"components below {config.min_pixels} pixels"] += small
         builder.add(image.relative_to(config.data_root).as_posix(), size, boxes)
     if not builder.images:

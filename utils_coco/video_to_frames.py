@@ -21,12 +21,14 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from utils.annotation_files import whole_pixel_box, write_coco
 from utils.cli import UserError, run_command
 from utils.converted import CocoBuilder, new_folder
+from utils.evaluation_report import make_folder
 from utils.frames import is_image_name, natural_key
 from utils.video import open_source
 
@@ -100,7 +102,6 @@ def _frame_boxes(where: str, entry: Any) -> list[Boxes]:
 def convert(video: Path, boxes: Sequence[Boxes], folder: Path, name: str, builder: CocoBuilder) -> Counter[str]:
     """Write the frames of a video and add them to the COCO file; returns what was left out and why."""
     left_out: Counter[str] = Counter()
-    folder.mkdir(parents=True)
     source = open_source(video)
     frames = 0
     for frame in source:
@@ -108,7 +109,7 @@ def convert(video: Path, boxes: Sequence[Boxes], folder: Path, name: str, builde
             left_out["frames behind the last entry of the boxes"] += 1
             continue
         frames = frame.index
-        Image.fromarray(frame.image).save(folder / frame.name)
+        _write_frame(frame.image, folder / frame.name)
         good = [box for box in boxes[frame.index - 1] if _inside(box, frame.image.shape)]
         left_out["empty boxes or boxes that reach outside the frame"] += len(boxes[frame.index - 1]) - len(good)
         builder.add(f"{name}/{frame.name}", frame.image.shape, good)
@@ -116,6 +117,14 @@ def convert(video: Path, boxes: Sequence[Boxes], folder: Path, name: str, builde
         left_out[f"part of the video that cannot be read ({source.complaint})"] += 1
     left_out["entries of the boxes behind the last frame"] += len(boxes) - frames
     return +left_out
+
+
+def _write_frame(image: np.ndarray, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); give another --output") from None
 
 
 def _inside(box: Sequence[float], size: tuple[int, int]) -> bool:
@@ -137,7 +146,7 @@ def main(config: Config) -> None:
         if left_out:
             reasons = ", ".join(f"{count} {why}" for why, count in left_out.items())
             tqdm.write(f"{video.name}: left out {reasons}")
-    (config.output / "annotations").mkdir()
+    make_folder(config.output / "annotations")
     for split, builder in builders.items():
         if builder.images:
             path = config.output / "annotations" / f"instances_{split}2017.json"
