@@ -47,7 +47,7 @@ def test_detector_finds_the_same():
     "settings",
     [
         {},
-        {"amp": "bf16", "channels_last": True, "workers": 1},
+        {"amp": "bf16", "channels_last": False, "workers": 1},
         {"amp": "fp16", "clip_grad": 10.0, "accumulate": 2},
         {"compile": True, "amp": "bf16"},
     ],

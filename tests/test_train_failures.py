@@ -100,7 +100,7 @@ def test_clipped_gradient_has_the_norm_asked_for(data_root, tmp_path):
 # fp16
 
 
-def test_fp16_overflow_lowers_the_scale_and_nothing_else(data_root, tmp_path):
+def test_fp16_overflow_lowers_the_scale_and_changes_no_weight(data_root, tmp_path):
     trainer = tiny(data_root, tmp_path, amp="fp16", crop=32)
     trainer.model.train()
     batch = next(iter(trainer.loader))

@@ -84,6 +84,57 @@ def test_other_batches_begin_the_epoch_anew(data_root, tmp_path, capsys):
     assert read_weights(tmp_path / "last.pth")["training"]["ema_updates"] == 4 + 2
 
 
+class DiesBeforeValidating(Trainer):
+    def validate(self) -> tuple[float, float]:
+        raise KeyboardInterrupt
+
+
+def test_the_first_checkpoint_of_an_epoch_begun_anew_is_written(data_root, tmp_path, capsys):
+    """It is of the same step as the last one of the run before, and of other clips."""
+    for settings in ({"seed": 1}, {"seed": 2, "resume": True}):
+        with pytest.raises(KeyboardInterrupt):
+            DiesBeforeValidating(small_config(data_root, tmp_path, epochs=1, **settings)).fit()
+    training = read_weights(tmp_path / "last.pth")["training"]
+    assert training["settings"]["seed"] == 2 and training["ema_updates"] == 8
+    assert "epoch 1 begins anew" in capsys.readouterr().out
+
+
+def test_what_is_judged_by_other_scores_has_another_best(data_root, tmp_path, capsys):
+    Trainer(small_config(data_root, tmp_path, epochs=1)).fit()
+    content = read_weights(tmp_path / "last.pth")
+    content["training"]["progress"]["best"] = 0.0  # as of an easier validation
+    torch.save(content, tmp_path / "last.pth")
+    before = (tmp_path / "best.pth").read_bytes()
+    for settings, begins_anew in (({"epochs": 2}, False), ({"epochs": 3, "iou_loss": "giou"}, True)):
+        status, out, _ = run(capsys, flags(data_root, tmp_path, **settings, resume=True))
+        assert status == 0 and ("the best begins anew" in out) == begins_anew
+        assert ((tmp_path / "best.pth").read_bytes() != before) == begins_anew
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_moments_follow_the_kernels_to_another_layout(optimizer, data_root, tmp_path):
+    """Fused kernels go through both in the order of memory."""
+    settings = {"optimizer": optimizer, "epochs": 1, "epoch_share": 0.3, "channels_last": True}
+    Trainer(small_config(data_root, tmp_path, **settings)).fit()
+    saved = read_weights(tmp_path / "last.pth")["training"]["optimizer"]["state"]
+    trainer = Trainer(small_config(data_root, tmp_path, **settings | {"resume": True, "channels_last": False}))
+    kernels = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+    assert any(theirs.stride() != kernels[n].stride() for n, state in saved.items() for theirs in moments(state))
+    for n, state in saved.items():
+        own = moments(trainer.optimizer.state[kernels[n]])
+        for mine, theirs in zip(own, moments(state), strict=True):
+            assert mine.stride() == kernels[n].stride() and torch.equal(mine, theirs)
+
+
+def moments(state: dict) -> list[torch.Tensor]:
+    return [value for value in state.values() if isinstance(value, torch.Tensor) and value.dim()]
+
+
+def test_the_log_has_what_was_said_before_it(data_root, tmp_path):
+    Trainer(small_config(data_root, tmp_path, epochs=1, epoch_share=0.3, resume=True)).fit()
+    assert "last.pth: not there yet; --resume starts from the beginning" in (tmp_path / "train.log").read_text()
+
+
 # Damaged checkpoints
 
 
@@ -129,6 +180,26 @@ def test_damaged_checkpoint_gives_way_to_the_one_before_it(damage, short_run, da
     assert "must never run" not in out
     assert status == 0 and same_run(short_run, run_dir)
     assert (run_dir / "last.pth.damaged").exists()
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (PermissionError(13, "Permission denied"), "cannot be read (Permission denied)"),
+        (MemoryError(), "memory is too short to read it"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_is_not_damaged(failure, message, short_run, data_root, tmp_path, monkeypatch):
+    run_dir = shutil.copytree(short_run, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run_dir.iterdir()}
+
+    def fails(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(UserError, match=re.escape(f"{run_dir / 'last.pth'}: {message}")):
+        Trainer(small_config(data_root, run_dir, width=0.0625, num_frames=2, resume=True))
+    assert {path: path.read_bytes() for path in run_dir.iterdir()} == before
 
 
 def test_two_damaged_checkpoints_are_an_error(short_run, data_root, tmp_path, capsys):

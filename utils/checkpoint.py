@@ -99,6 +99,10 @@ def weights_or_default(given: Path | None) -> Path:
     return given or DEFAULT_WEIGHTS
 
 
+class DamagedFile(UserError):
+    """A file that can be read and is no weight file, or not a whole one."""
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a file with `weights_only=True`; UserError where it is missing, damaged or more than data."""
     try:
@@ -111,12 +115,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # the unpickler takes any bytes and fails on them in any way
-        raise UserError(
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            raise UserError(f"{path}: memory is too short to read it; end other programs") from None
+        raise DamagedFile(
             f"{path}: not a weight file, or a damaged one, or one that holds more than tensors and plain values; "
             "give a .pth file of this project or a release (see model_data/README.md)"
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
+        raise DamagedFile(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
     return content
 
 

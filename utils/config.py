@@ -124,7 +124,7 @@ class TrainConfig:
     amp: Literal["off", "bf16", "fp16"] = "off"
     """Mixed precision of the network; losses stay in float32."""
     channels_last: bool = True
-    """Keep maps and kernels channels-last in memory: the same numbers, faster on CPUs and on GPUs with bf16."""
+    """Keep maps and kernels channels-last in memory: the same up to rounding; the machine decides which is faster."""
     recompute: Literal["off", "extractor", "motion", "both"] = "off"
     """Gradient checkpointing: parts that compute their inner results twice rather than keep them in memory."""
     compile: bool = False

@@ -45,13 +45,13 @@ class Processes:
 
     def device(self, name: str) -> torch.device:
         """The device of `--device`; of several processes each takes the GPU of its number on its machine."""
-        device = choose_device(name)
-        if not self.several or device.type != "cuda":
+        if self.several and name in ("auto", "cuda") and torch.cuda.is_available():
+            device = choose_device(f"cuda:{self.local_rank}")  # before another GPU is touched, which takes its memory
+            torch.cuda.set_device(device)
             return device
-        if device.index is not None:
+        device = choose_device(name)
+        if self.several and device.type == "cuda":
             raise UserError(f"--device {name}: {self.count} processes cannot share one GPU; pass --device cuda")
-        device = choose_device(f"cuda:{self.local_rank}")
-        torch.cuda.set_device(device)
         return device
 
     @contextmanager
@@ -123,11 +123,12 @@ class Processes:
         raise SystemExit(2)
 
 
-def share_batch_statistics(model: nn.Module, device: torch.device) -> None:
-    """Make every BatchNorm take its statistics over all processes."""
+def share_batch_statistics(model: nn.Module, device: torch.device, only_check: bool = False) -> None:
+    """Make every BatchNorm take its statistics over all processes, or only see whether it could."""
     if device.type != "cuda":
         raise UserError("--sync-batchnorm: works on GPUs only; leave it out, or pass --device cuda")
-    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if not only_check:  # a dry run counts on PyTorch's meta device, where no process hears of another
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def is_others_end(error: RuntimeError) -> bool:

@@ -51,5 +51,6 @@ def remedy(error: RuntimeError | MemoryError, config: TrainConfig, processes: in
 
 
 def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Of a GPU's or the machine's: for the latter PyTorch has no error of its own."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Of a GPU's or the machine's: PyTorch has an error of its own for its allocator on a GPU alone."""
+    said = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)

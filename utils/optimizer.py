@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 MOMENTUM = 0.937
 WEIGHT_DECAY = 5e-4
@@ -15,9 +16,10 @@ PRIOR_PROBABILITY = 0.01  # of an object in a cell before any training
 def initialise(model: nn.Module, kind: str) -> None:
     """Set the weights to start from.
 
-    "release": convolution weights N(0, 0.02), BatchNorm weights N(1, 0.02), biases of both 0 where the release has
-    them so. It starts slowly: the signal shrinks from layer to layer. "kaiming": variance-preserving convolutions,
-    and a head that says "no object" everywhere, so that the first steps are not spent on unlearning false alarms.
+    "release": convolution weights N(0, 0.02), BatchNorm weights N(1, 0.02) and biases 0; convolutions' biases stay as
+    PyTorch makes them. It starts slowly: the signal shrinks from layer to layer. "kaiming": variance-preserving
+    convolutions, and a head that says "no object" everywhere, so that the first steps are not spent on unlearning
+    false alarms.
     """
     for module in model.modules():
         if kind == "release" and isinstance(module, nn.Conv2d):
@@ -49,3 +51,16 @@ def build_optimizer(model: nn.Module, kind: str, lr: float) -> torch.optim.Optim
         return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM, nesterov=True, fused=True)
     adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
     return adam(groups, lr=lr, betas=(MOMENTUM, 0.999), fused=True)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state dict, its moments laid out in memory as the parameters are.
+
+    Fused kernels go through parameter and moments in the order of memory; a run that was saved with the other
+    `--channels-last` has the moments of a kernel in another order.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

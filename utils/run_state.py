@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.checkpoint import read_checkpoint, save_atomically
+from utils.checkpoint import DamagedFile, read_checkpoint, save_atomically
 from utils.cli import UserError
 
 LAST, PREVIOUS = "last.pth", "previous.pth"
 # Settings that decide which clips the steps of an epoch see, and those that say nothing of the training itself.
 ORDER = ("seed", "epoch_share", "batch_size", "data_root", "train_list")
+JUDGED = ("best_by", "iou_loss", "data_root", "val_list", "input_size", "intensity")  # what scores depend on
 PASSING = ("resume", "run_dir", "dry_run", "cache", "cache_mb", "cache_dir")
 
 
@@ -95,20 +97,25 @@ def save_run(content: dict[str, Any], run_dir: Path) -> None:
     save_atomically(content, run_dir / LAST, keep_as=run_dir / PREVIOUS)
 
 
-def newest_run(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def newest_run(run_dir: Path, warn: Callable[[str], None] = _to_stderr) -> tuple[Path, dict[str, Any]] | None:
     """The newest whole checkpoint of a run and its content; None where there is none at all.
 
-    A damaged one is named on standard error and the one before it taken; UserError where no whole one is left.
-    The damaged one is set aside, or the next save would keep it in the place of the whole one.
+    A damaged one is named to `warn` and the one before it taken; UserError where no whole one is left, or where a
+    file cannot be read, which says nothing of what is in it. The damaged one is set aside, or the next save would
+    keep it in the place of the whole one.
     """
     last, previous = run_dir / LAST, run_dir / PREVIOUS
     if last.exists():
         try:
             return last, _read_run(last)
-        except UserError as error:
+        except DamagedFile as error:
             if not previous.exists():
                 raise
-            print(f"{error}; going back to {PREVIOUS}", file=sys.stderr, flush=True)
+            warn(f"{error}; going back to {PREVIOUS}")
             content = _read_run(previous)
             os.replace(last, last.with_name(f"{LAST}.damaged"))
             return previous, content
@@ -118,7 +125,7 @@ def newest_run(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
 def _read_run(path: Path) -> dict[str, Any]:
     content = read_checkpoint(path)
     if not isinstance(content.get("training"), dict) or "progress" not in content["training"]:
-        raise UserError(f"{path}: weights without a run's state; pass another --run-dir, and this as --pretrained")
+        raise DamagedFile(f"{path}: weights without a run's state; pass another --run-dir, and this as --pretrained")
     return content
 
 
@@ -141,8 +148,9 @@ def restore_progress(training: dict[str, Any], settings: dict[str, Any], num_cli
         for name, value in settings.items()
         if name not in PASSING and before.get(name, value) != value
     ]
-    if before["best_by"] != settings["best_by"]:  # the scores cannot be compared
+    if any(before.get(name, settings[name]) != settings[name] for name in JUDGED):  # scores cannot be compared
         progress.best = float("inf")
+        notes.append("scores that cannot be compared with those before: the best begins anew")
     moved = num_clips != training["num_clips"] or any(before[name] != settings[name] for name in ORDER)
     if moved and progress.step:
         progress.begin_epoch()

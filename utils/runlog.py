@@ -28,8 +28,8 @@ COLUMNS = ("epoch", "lr", "train_total", "train_iou", "train_obj", "train_cls", 
            "seconds")
 
 
-def environment() -> dict[str, Any]:
-    """Versions, device and git revision that a run was made with."""
+def environment(device: torch.device | None = None) -> dict[str, Any]:
+    """Versions, GPU (where `device` is one) and git revision that a run was made with."""
     packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "opencv-python", "pillow", "pycocotools")
     versions = {}
     for name in packages:
@@ -49,7 +49,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "git": revision,
     }
@@ -59,11 +59,17 @@ class RunLog:
     """The text side of a run folder; epochs count from 1. `rows` are those of the epochs done, as a checkpoint has
     them: whatever else metrics.csv held was written after it, and will be written again."""
 
-    def __init__(self, run_dir: Path, config: dict[str, Any], rows: Sequence[dict[str, Any]] = ()):
+    def __init__(
+        self,
+        run_dir: Path,
+        config: dict[str, Any],
+        rows: Sequence[dict[str, Any]] = (),
+        device: torch.device | None = None,
+    ):
         self.run_dir = run_dir
         self.csv_path = run_dir / "metrics.csv"
         self.rows = list(rows)
-        facts = environment()
+        facts = environment(device)
         with self._writing():
             self._write_rows()
             replace_text(run_dir / "config.json", json.dumps({"config": config, "environment": facts}, indent=2) + "\n")

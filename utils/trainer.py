@@ -27,7 +27,7 @@ from utils.distributed import Processes, share_batch_statistics
 from utils.dry_run import describe_run
 from utils.ema import EMA
 from utils.failures import NotFinite, name_clips, remedy
-from utils.optimizer import build_optimizer
+from utils.optimizer import build_optimizer, restore_optimizer
 from utils.progress import EpochProgress, describe_epoch
 from utils.run_lock import RunLock
 from utils.run_state import (
@@ -63,7 +63,8 @@ def train(config: TrainConfig) -> int:
                 raise UserError(text) from error
             raise
         if config.dry_run:
-            trainer.say(describe_run(trainer))
+            if processes.is_main:
+                print(describe_run(trainer), flush=True)
         else:
             trainer.fit()
     return 0
@@ -78,6 +79,7 @@ class Trainer:
         self.stop = stop or StopSignals()
         self.device = self.processes.device(config.device)
         self.log: RunLog | None = None
+        self.early: list[str] = []  # said before there was a log
         self.lock: RunLock | None = None
         self.class_names = read_class_names(config.classes)
         self.train_data = load_split(config, "train", self.class_names)
@@ -93,7 +95,7 @@ class Trainer:
         self.schedule = Schedule(peak, floor, config.epochs, config.schedule)
         self.optimizer = build_optimizer(self.model, config.optimizer, peak)
         if config.sync_batchnorm and self.processes.several:
-            share_batch_statistics(self.model, self.device)
+            share_batch_statistics(self.model, self.device, only_check=config.dry_run)
         self.step = TrainingStep(
             config, self.model, self.criterion, self.optimizer, self.ema, self.processes, self.device
         )
@@ -102,6 +104,7 @@ class Trainer:
         self.loader = build_loader(config, self.train_data, shape, self.processes.rank, pin, self.worker_signals)
         self.progress = Progress()
         self.saved: str | None = None  # the position behind last.pth
+        self.unsaved = False  # whether anything was done since
         self.resumed: str | None = None  # what there is to say of it
         self._started = 0.0
         if self.processes.rank:  # dropout of each process's own; the weights are the main one's
@@ -124,8 +127,20 @@ class Trainer:
         """Tell the user, once for all processes."""
         if self.processes.is_main:
             print(text, flush=True)
-            if self.log:
-                self.log.note(text)
+            self._note(text)
+
+    def warn(self, text: str) -> None:
+        """The same on standard error."""
+        if self.processes.is_main:
+            print(text, file=sys.stderr, flush=True)
+            self._note(text)
+
+    def _note(self, text: str) -> None:
+        """Keep a line in train.log, or until there is one."""
+        if self.log:
+            self.log.note(text)
+        else:
+            self.early.append(text)
 
     # The whole run
 
@@ -144,11 +159,12 @@ class Trainer:
             self.say(f"{config.run_dir}: finished already, {self.progress.epoch} epochs; raise --epochs to train on")
             return
         if self.processes.is_main:
-            self.log = RunLog(config.run_dir, config.to_json(), self.progress.rows)
+            self.log = RunLog(config.run_dir, config.to_json(), self.progress.rows, self.device)
+            for text in self.early:
+                self.log.note(text)
         self.say("\n".join(filter(None, [self.resumed, self._summary()])))
         for line in training_warnings(self.train_data.records, self.val_data.records) if self.log else ():
-            print(f"warning: {line}", file=sys.stderr, flush=True)
-            self.log.note(f"warning: {line}")
+            self.warn(f"warning: {line}")
         self.worker_signals.begin()
         try:
             with self._failures_said():
@@ -225,6 +241,7 @@ class Trainer:
             improved = self._improves(row["val_loss"] if config.best_by == "loss" else -row["val_mAP50"])
         row["seconds"] = round(time.perf_counter() - self._started, 1)
         progress.finish_epoch(row)
+        self.unsaved = True
         if self.log:
             self.log.add(row)
             self._save_weights(improved)
@@ -249,6 +266,7 @@ class Trainer:
             parts = iter(self.loader) if progress.step < self.steps else iter(())
             for batches in zip(*[parts] * config.accumulate, strict=True):
                 progress.add(self.train_step(*batches))
+                self.unsaved = True
                 bar.update(rate, progress.means())
                 self._save_between_steps()
         return progress.means()
@@ -316,8 +334,8 @@ class Trainer:
             save_atomically(self._weights(), run_dir / f"epoch_{epoch:03d}.pth")
 
     def _save(self) -> None:
-        """Write last.pth: all that --resume needs. Nothing, where it is of this position already."""
-        if self.saved == str(self.progress):
+        """Write last.pth: all that --resume needs. Nothing, where nothing was done since it was written."""
+        if not self.unsaved:
             return
         chance = self.processes.all_of(random_states(self.device))
         self.progress.seconds = time.perf_counter() - self._started if self.progress.step else 0.0
@@ -332,7 +350,7 @@ class Trainer:
             }
             training = state_of_run(self.progress, self.config.to_json(), len(self.train_data.records), **states)
             save_run(self._weights() | {"training": training}, self.config.run_dir)
-        self.saved = str(self.progress)
+        self.saved, self.unsaved = str(self.progress), False
 
     def _open_run_dir(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint to go on from, under --resume."""
@@ -343,7 +361,7 @@ class Trainer:
         self.lock = RunLock(config.run_dir)
         if not config.resume:
             return None
-        found = newest_run(config.run_dir)
+        found = newest_run(config.run_dir, self.warn)
         if found is None:
             self.say(f"{config.run_dir / 'last.pth'}: not there yet; --resume starts from the beginning")
         return found
@@ -353,7 +371,7 @@ class Trainer:
         state, settings = content["training"], self.config.to_json()
         check_same_network(path, content, self.model.architecture, settings["optimizer"])
         self.model.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"]:  # empty but for fp16
             self.step.scaler.load_state_dict(state["scaler"])
         self.ema.model.load_state_dict(content["model"])
