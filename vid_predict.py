@@ -28,11 +28,12 @@ from utils.detector import Detections, Detector, coco_results, open_network
 from utils.drawing import Annotator
 from utils.evaluation_report import write_json
 from utils.frames import Intensity, check_intensity
+from utils.onnx_network import OnnxNetwork
 from utils.overlay import Trails, Truth, judge, match_frame
 from utils.prediction_files import OutputFolder
 from utils.track_score import TrackScore
 from utils.tracking import TrackSettings, track_frames
-from utils.video import Frame, open_source
+from utils.video import Frame, ImageSource, open_source
 
 LARGE = 4  # times the training's input, from which on to tell the user of the time that it takes
 CONFIDENCE = 0.5  # to show detections from, where neither the command line nor the weights say
@@ -56,8 +57,8 @@ class Config:
     in colours of their own. Frame 1 of clip.mp4 is annotated as clip/000001.png."""
     device: str = "auto"
     """Where the network runs: auto (a GPU if there is one), cpu, cuda, cuda:1."""
-    save: Literal["video", "frames", "both"] = "video"
-    """Write a video (MP4), single frames (PNG) or both."""
+    save: Literal["video", "frames", "both"] | None = None
+    """Write a video (MP4), single frames (PNG) or both; default: a video, or of a single image a frame."""
     inset: bool = False
     """Show each target magnified 4 times where that hides no target."""
     track: bool = False
@@ -113,7 +114,8 @@ def main(config: Config) -> None:
     truth = Truth(config.annotations, source, detector.class_names) if config.annotations else None
     counts: Counter[str] = Counter()
     score = TrackScore()
-    with terminated_in_order(), OutputFolder(config.output, source, config.save, config.track) as folder:
+    save = config.save or ("frames" if isinstance(source, ImageSource) and source.total == 1 else "video")
+    with terminated_in_order(), OutputFolder(config.output, source, save, config.track, config.annotations) as folder:
         try:
             frames = detect_frames(islice(source, config.max_frames), detector)
             tracked = track_frames(frames, settings) if config.track else ((*entry, None) for entry in frames)
@@ -137,6 +139,8 @@ def make_detector(config: Config) -> Detector:
     confidence = config.confidence
     if confidence is None:
         confidence = CONFIDENCE if network.confidence is None else network.confidence
+        if isinstance(network.model, OnnxNetwork) and (inside := network.model.form.suppression):
+            confidence = max(confidence, inside.min_confidence)  # what is less was dropped in the file
     return Detector.of(
         network, device, config.input_size, config.intensity,
         resize=config.resize, nms=config.nms, min_confidence=confidence, chunk=config.chunk,
@@ -211,14 +215,21 @@ def detect_frames(source: Iterable[Frame], detector: Detector) -> Iterator[tuple
     """Every frame with its detections; clips do not reach from one run of frames into another."""
     for _, run in groupby(source, key=lambda frame: frame.run):
         waiting: deque[Frame] = deque()  # frames under way in the detector
-        for detections in detector.stream(_images(run, waiting)):
+        faults: list[UserError] = []
+        for detections in detector.stream(_images(run, waiting, faults)):
             yield waiting.popleft(), detections
+        if faults:
+            raise faults[0]
 
 
-def _images(frames: Iterable[Frame], waiting: deque[Frame]) -> Iterator[np.ndarray]:
-    for frame in frames:
-        waiting.append(frame)
-        yield frame.image
+def _images(frames: Iterable[Frame], waiting: deque[Frame], faults: list[UserError]) -> Iterator[np.ndarray]:
+    """The frames' images; a frame that cannot be read is said when those before it are done."""
+    try:
+        for frame in frames:
+            waiting.append(frame)
+            yield frame.image
+    except UserError as error:
+        faults.append(error)
 
 
 def _summary(counts: Counter[str], score: TrackScore, folder: Path) -> str:

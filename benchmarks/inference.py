@@ -32,7 +32,7 @@ from utils.checkpoint import LoadedNetwork
 from utils.cli import run_command
 from utils.config import choose_device
 from utils.flops import count_gflop
-from utils.onnx_graph import build_graph
+from utils.onnx_graph import build_graphs
 from utils.onnx_network import Form, OnnxNetwork
 
 
@@ -102,7 +102,7 @@ def onnx_ways(model: SSTNet, frames: Tensor) -> dict[str, Work]:
     for form in (Form(), Form(streaming=True)):
         with TemporaryDirectory() as folder:
             path = Path(folder, "model.onnx")
-            path.write_bytes(build_graph(network, form).SerializeToString())
+            path.write_bytes(build_graphs(network, form)[-1].SerializeToString())
             files[form.streaming] = OnnxNetwork(path)
     clips = [clip[None].contiguous().numpy() for clip in clips_of(frames, model.num_frames)]
     return {

@@ -62,8 +62,10 @@ class SSTNet(nn.Module):
             "gate": gate,
             "frame_interval": frame_interval,
         }
-        if frame_interval < 1:
-            raise ValueError(f"frame_interval {frame_interval}: must be 1 or more")
+        if frame_interval < 1 or num_classes < 1:
+            raise ValueError(f"frame_interval {frame_interval}, num_classes {num_classes}: must be 1 or more")
+        if depth <= 0 or width < 1 / 64:  # of 64 channels after the stem
+            raise ValueError(f"depth {depth:g}, width {width:g}: must be above 0 and at least 1/64")
         unknown = set(recompute) - {"extractor", "motion"}
         if unknown:
             raise ValueError(f"recompute: no such part {sorted(unknown)}, only extractor and motion")

@@ -19,7 +19,7 @@ from torch import nn
 import vid_map_coco
 import vid_predict
 from nets import SSTNet, StreamingForm, VideoStream
-from utils import export_onnx
+from utils import export_onnx, onnx_graph
 from utils.annotations import load_annotations
 from utils.checkpoint import DEFAULT_WEIGHTS, LoadedNetwork, checkpoint_of, load_network, save_weights
 from utils.cli import UserError, run_command
@@ -98,6 +98,13 @@ def told(folder) -> Path:
     content |= {"frame_scales": [1.5, 2.0], "confidence": 0.26, "provenance": {"data": "synthetic", "epochs_done": 7}}
     torch.save(content, folder / "told.pth")
     return export(folder / "told.pth", folder / "told.onnx", "--streaming")
+
+
+@pytest.fixture(scope="module")
+def deployed(folder, told) -> Path:
+    """The same weights, which know the size of their targets, with suppression inside."""
+    flags = ("--streaming", "--nms", 0.65, "--min-confidence", 0.2)
+    return export(told.with_suffix(".pth"), folder / "deployed.onnx", *flags)
 
 
 @pytest.fixture(scope="module")
@@ -239,17 +246,24 @@ def test_the_evaluation_runs_it_and_times_it(plain, folder):
     assert speed["device"].startswith("ONNX Runtime, CPUExecutionProvider") and speed["fps_network"] > 0
 
 
-def test_the_loop_of_the_documentation_finds_the_same(streaming, images):
+@pytest.mark.parametrize(
+    ("file", "weights", "protocol"),
+    [("streaming", "five.pth", {"nms": 0.5, "min_confidence": 0.1}), ("deployed", "told.pth", {"min_confidence": 0.2})],
+)
+@pytest.mark.parametrize("margin", [0, 10])  # frames of the trained size, and others that are letterboxed
+def test_the_loop_of_the_documentation_finds_the_same(file, weights, protocol, margin, folder, request):
     """The Python block of docs/export.md, run as it stands."""
+    images = real_frames((SIZE[0] + margin, SIZE[1]))[:12]
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
-    assert set(re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE)) == {"json", "numpy", "onnxruntime"}
+    packages = {"json", "math", "numpy", "onnxruntime", "PIL"}
+    assert set(re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE)) == packages
     namespace: dict = {}
     exec(block, namespace)
-    found = list(namespace["detect"](str(streaming), images))
-    detector = Detector.from_file(streaming.with_name("five.pth"), nms=0.5, min_confidence=0.1)
-    for rows, expected in zip(found, detector.stream(images), strict=True):
-        rows[:, :4] = rows[:, :4].clip(0, [SIZE[1], SIZE[0]] * 2)  # to the image, as the detector does
-        check_rows(rows, rows_of(expected))
+    found = list(namespace["detect"](str(request.getfixturevalue(file)), images))
+    expected = list(Detector.from_file(folder / weights, **protocol).stream(images))
+    assert sum(map(len, expected)) > 20
+    for rows, theirs in zip(found, expected, strict=True):
+        check_rows(rows, rows_of(theirs))
 
 
 def test_what_weights_say_is_in_the_file_made_of_them(told):
@@ -342,13 +356,27 @@ def test_a_file_that_computes_something_else_is_not_written(plain, folder, tmp_p
     other = small_network(3)
     nn.init.normal_(other.head.obj_preds[0].weight)
     save_weights(tmp_path / "other.pth", other, ("target",), SIZE)
-    monkeypatch.setattr(export_onnx, "build_graph", lambda *_: onnx.load(plain))
+    monkeypatch.setattr(export_onnx, "build_graphs", lambda *_: [onnx.load(plain)])
     (tmp_path / "model.onnx").write_text("older")
     flags = ("--weights", tmp_path / "other.pth", "--output", tmp_path / "model.onnx")
     assert run(export_onnx.main, export_onnx.Config, *flags) == 2
     assert re.fullmatch(r"error: no file written: at 1 x 64 x 96 .* outputs differ .*\n", capsys.readouterr().err)
     assert {path.name for path in tmp_path.iterdir()} == {"other.pth", "model.onnx"}
     assert (tmp_path / "model.onnx").read_text() == "older"
+
+
+def test_suppression_hides_no_difference(folder, tmp_path, monkeypatch, capsys):
+    """Where nothing reaches the least confidence on noise, what is suppressed is compared before."""
+    onnx = pytest.importorskip("onnx")
+    graphs = onnx_graph.build_graphs(load_network(folder / "three.pth"), Form(decode=True, suppression=Suppression()))
+    for graph in graphs:
+        for weight in graph.graph.initializer:
+            if weight.name.startswith("model.head.reg_convs"):
+                weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
+    monkeypatch.setattr(export_onnx, "build_graphs", lambda *_: graphs)
+    flags = ("--weights", folder / "three.pth", "--output", tmp_path / "model.onnx")
+    assert run(export_onnx.main, export_onnx.Config, *flags, "--nms", 0.65, "--min-confidence", 1) == 2
+    assert "no file written" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_differences_of_decoded_boxes_are_seen():

@@ -54,6 +54,11 @@ def test_a_weight_file_says_its_own_network_and_is_timed(tmp_path: Path, capsys)
     assert float(LATENCY.search(printed)[1]) > 0 and "input_size: 64 x 96" in printed and "frames_timed: 4" in printed
 
 
+def test_the_smallest_input_is_counted(capsys):
+    assert summarise("--input-size", 32, 32, "--width", 0.0625, "--frames", 0) == 0
+    assert "clips of 5 frames of 32 x 32" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -61,6 +66,9 @@ def test_a_weight_file_says_its_own_network_and_is_timed(tmp_path: Path, capsys)
         (("--weights", "missing.pth", "--width", 0.25), "--width is for a network without --weights"),
         (("--input-size", 100, 64), "multiples of 32"),
         (("--num-frames", 1), "num_frames must be 2 or more"),
+        (("--num-classes", 0), "num_classes 0: must be 1 or more"),
+        (("--depth", -3), "depth -3"),
+        (("--width", 0.01), "width 0.01: must be above 0 and at least 1/64"),
         (("--frames", -1), "--frames -1: must be 0 or more"),
     ],
 )

@@ -6,6 +6,8 @@ import _thread
 import csv
 import gc
 import json
+import os
+import shutil
 import signal
 import threading
 import time
@@ -20,10 +22,11 @@ from PIL import Image
 
 from nets import SSTNet
 from utils.checkpoint import save_weights
-from utils.cli import run_command
+from utils.cli import UserError, run_command
 from utils.detector import Detector, coco_results
 from utils.frames import read_frame
 from utils.overlay import Truth
+from utils.prediction_files import OutputFolder
 from utils.video import Frame, open_source
 from vid_predict import Config, detect_frames, main
 
@@ -126,7 +129,8 @@ def test_a_video_keeps_its_size_and_rate(weights, tmp_path):
 
 
 def test_one_image(weights, clip, tmp_path):
-    status = predict("--weights", weights, "--source", clip / "3.png", "--output", tmp_path, "--save", "frames")
+    """Of one image one picture is made, unless something else is asked for."""
+    status = predict("--weights", weights, "--source", clip / "3.png", "--output", tmp_path)
     assert status == 0
     assert [path.name for path in (tmp_path / "frames").iterdir()] == ["3.png"]
     assert not (tmp_path / "detections.mp4").exists()
@@ -322,10 +326,25 @@ def test_a_truncated_frame_stops_with_what_came_before(weights, clip, tmp_path, 
         content = (clip / f"{number}.png").read_bytes()
         (tmp_path / f"{number}.png").write_bytes(content if number < 6 else content[:2000])
     output = tmp_path / "out"
-    assert predict("--weights", weights, "--source", tmp_path, "--output", output, "--chunk", 1) == 2
+    assert predict("--weights", weights, "--source", tmp_path, "--output", output) == 2
     assert "6.png: truncated or broken image" in capfd.readouterr().err
-    assert count_frames(output / "detections.mp4") >= 3
+    assert count_frames(output / "detections.mp4") == 5  # whatever was read ahead
     assert isinstance(read_results(output), list)
+
+
+def test_what_is_read_is_not_written_over(weights, clip, tmp_path, capsys):
+    source, out = tmp_path / "video.mp4", tmp_path / "out"
+    shutil.copy(VIDEO, source)
+    out.mkdir()
+    os.link(source, out / "detections.mp4")
+    assert predict("--weights", weights, "--source", source, "--output", out) == 2
+    assert "which would be overwritten" in capsys.readouterr().err and source.stat().st_size == VIDEO.stat().st_size
+    (out / "detections.json").write_text("truth")
+    flags = ("--weights", weights, "--source", clip / "3.png", "--output", out)
+    with pytest.raises(UserError, match="detections.json itself, which would be overwritten"):
+        OutputFolder(out, open_source(clip), "frames", annotations=out / "detections.json")
+    assert predict(*flags, "--save", "video", "--fps", 1e9) == 2  # which MPEG-4 does not know
+    assert (out / "detections.json").read_text() == "truth"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -42,7 +43,7 @@ def test_a_folder_comes_in_natural_order_and_in_runs(tmp_path):
     assert [frame.run for frame in frames] == [0, 0, 0, 1, 1, 1]
     assert [frame.index for frame in frames] == [1, 2, 3, 4, 5, 6]
     assert [frame.name for frame in frames] == ["0.bmp", "1.bmp", "2.bmp", "9.bmp", "10.bmp", "11.bmp"]
-    assert (source.size, source.fps, source.total, source.name) == ((12, 16), 25, 6, "data6")
+    assert (source.size, source.fps, source.total) == ((12, 16), 25, 6)
     assert [frame.path for frame in frames] == list(source.paths())
 
 
@@ -183,6 +184,22 @@ def test_what_is_written_can_be_played(tmp_path, size):
     assert len(frames) == 6 and fps == 12.5
     assert frames[0].shape[:2] == (size[0] + size[0] % 2, size[1] + size[1] % 2)
     assert np.abs(frames[3].astype(int).mean(axis=(0, 1)) - [200, 0, 0]).max() < 12
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the size of files")
+def test_a_video_that_the_disk_does_not_hold_is_said(tmp_path):
+    import resource
+
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        writer = VideoWriter(tmp_path / "out.mp4", (48, 64), 25)
+        with pytest.raises(UserError, match="0 of 40 frames in it; make room"), writer:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+            for shift in range(40):
+                writer.write(np.roll(noise, shift, 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_an_unwritable_video_is_one_clear_error(tmp_path, capfd):

@@ -39,6 +39,7 @@ def parse_config(config_type: type[Config], argv: Sequence[str] | None = None) -
 def unbox(message: str) -> str:
     """What tyro says of a bad command line, in a line: without its box, the title and the help texts of flags."""
     sections: list[list[str]] = [[]]
+    message = re.sub(r"\[/?bold\]", "", message)  # markup that tyro leaves in some of its lines
     for line in message.splitlines()[1:]:  # the first line is the title, which the text repeats
         if RULE.fullmatch(line):
             sections.append([])

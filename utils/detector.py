@@ -255,12 +255,15 @@ class Detector:
     def stream(self, frames: Iterable[np.ndarray]) -> Iterator[Detections]:
         """Detect in the consecutive grey frames (h, w) uint8 of one sequence, lazily and in constant memory.
 
-        Frames are taken `read_ahead` frames ahead of what has come out. A frame of another size is a `UserError`.
+        Frames are taken `read_ahead` frames ahead of what has come out. A frame of another size is a `UserError`, as is
+        one in colour.
         """
         frames = iter(frames)
         first = next(frames, None)
         if first is None:
             return
+        if first.ndim != 2 or first.dtype != np.uint8:
+            raise UserError(f"a frame of shape {first.shape}, {first.dtype}: expected grey (h, w) uint8; convert it")
         letterbox = self.letterbox(first.shape)
         network = self.network()
         numbered = enumerate(chain([first], frames))

@@ -22,7 +22,7 @@ from utils.cli import UserError, run_command
 from utils.clips import normalise_frames
 from utils.detector import cell_boxes, postprocess
 from utils.evaluation_report import make_folder
-from utils.onnx_graph import build_graph
+from utils.onnx_graph import build_graphs
 from utils.onnx_network import Form, OnnxNetwork, Suppression, extra
 
 LIMIT = 1e-4  # largest difference from PyTorch, as a share of the largest output
@@ -58,11 +58,11 @@ def main(config: Config) -> None:
     network = load_network(config.weights)
     make_folder(config.output.parent)
     with beside(config.output) as partial:
-        graph = build_graph(network, form)
-        partial.write_bytes(graph.SerializeToString())
-        file = OnnxNetwork(partial)
-        for batch, size in ((1, network.input_size), *OTHER_SHAPES):
-            print(f"{batch} x {size[0]} x {size[1]}: {compare(network.model, file, batch, size)}", flush=True)
+        for graph in build_graphs(network, form):
+            partial.write_bytes(graph.SerializeToString())
+            file = OnnxNetwork(partial)
+            for batch, size in ((1, network.input_size), *OTHER_SHAPES):
+                print(f"{batch} x {size[0]} x {size[1]}: {compare(network.model, file, batch, size)}", flush=True)
         os.replace(partial, config.output)
     print(f"{config.output}: {config.output.stat().st_size / 1e6:.1f} MB")
     for kind, values in (("input", file.session.get_inputs()), ("output", file.session.get_outputs())):

@@ -6,6 +6,7 @@ Written by torch.onnx.export's dynamo exporter; the suppression is a graph of it
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -101,11 +102,25 @@ class StreamGraph(nn.Module):
         return cell_boxes(output) if self.decode else output, *cache
 
 
-def build_graph(network: LoadedNetwork, form: Form) -> onnx.ModelProto:
-    """The network as an ONNX model of this form, its dimensions named, its metadata in it."""
+def build_graphs(network: LoadedNetwork, form: Form) -> list[onnx.ModelProto]:
+    """The network as an ONNX model of this form, its dimensions named, its metadata in it.
+
+    Before one with suppression comes the same without: what is suppressed cannot be compared.
+    """
     onnx = extra("onnxscript", "onnx")
+    bare = _translate(network.model, form)
+    forms = [replace(form, suppression=None), form] if form.suppression else [form]
+    graphs = [onnx.ModelProto() for _ in forms]
+    for graph, part in zip(graphs, forms, strict=True):
+        graph.CopyFrom(bare)
+        _complete(graph, network, part)
+    return graphs
+
+
+def _complete(graph: onnx.ModelProto, network: LoadedNetwork, form: Form) -> None:
+    """Put beside the translated network what its form asks for, names and metadata."""
+    onnx = extra("onnx")
     model = network.model
-    graph = _translate(model, form)
     if form.suppression:
         _append_suppression(graph, form.suppression, model.num_classes)
     _name_dimensions(graph, model, form)
@@ -115,7 +130,6 @@ def build_graph(network: LoadedNetwork, form: Form) -> onnx.ModelProto:
     )  # fmt: skip
     onnx.helper.set_model_props(graph, description.to_metadata())
     onnx.checker.check_model(graph, full_check=True)
-    return graph
 
 
 def _translate(model: SSTNet, form: Form) -> onnx.ModelProto:

@@ -63,23 +63,27 @@ class OutputFolder:
     text is `SOFTWARE`. Other files stay. A video or frames that this run does not write are left as they are.
     """
 
-    def __init__(self, folder: Path, source: Source, save: Save, tracks: bool = False) -> None:
+    def __init__(
+        self, folder: Path, source: Source, save: Save, tracks: bool = False, annotations: Path | None = None
+    ) -> None:
         self.folder = folder
         self.frames = folder / "frames" if save != "video" else None
         video = folder / "detections.mp4" if save != "frames" else None
-        _refuse_own_source(source, video, self.frames)
+        motion = folder / "tracks.txt" if tracks else None
+        files = [folder / "detections.json", folder / "detections.csv", video, motion]
+        _refuse_own_input(source, annotations, [path for path in files if path], self.frames)
         make_folder(self.frames or folder)
         with ExitStack() as stack, self._writing():
             if self.frames:
                 _remove_own_frames(self.frames)
-            self._json = JsonList(folder / "detections.json")
+            # First what may refuse: nothing of an earlier run is lost then.
+            self._video = stack.enter_context(VideoWriter(video, source.size, source.fps)) if video else None
+            self._json = JsonList(files[0])
             stack.callback(self._json.close)
-            self._csv_file = stack.enter_context((folder / "detections.csv").open("w", newline="", encoding="utf-8"))
+            self._csv_file = stack.enter_context(files[1].open("w", newline="", encoding="utf-8"))
             self._csv = csv.writer(self._csv_file)
             self._csv.writerow((*CSV_HEADER, TRACK_KEY) if tracks else CSV_HEADER)
-            motion = folder / "tracks.txt"
-            self._tracks = stack.enter_context(motion.open("w", encoding="utf-8")) if tracks else None
-            self._video = stack.enter_context(VideoWriter(video, source.size, source.fps)) if video else None
+            self._tracks = stack.enter_context(motion.open("w", encoding="utf-8")) if motion else None
             self._open = stack.pop_all()
 
     def write(
@@ -126,7 +130,7 @@ class OutputFolder:
 
     def __exit__(self, *exception: object) -> None:
         with self._writing():
-            self._open.close()
+            self._open.__exit__(*exception)
 
 
 def _mot_line(frame: int, row: dict) -> str:
@@ -165,12 +169,16 @@ def _with_centre(result: dict, name: str) -> dict:
     }
 
 
-def _refuse_own_source(source: Source, video: Path | None, frames: Path | None) -> None:
+def _refuse_own_input(source: Source, annotations: Path | None, files: Sequence[Path], frames: Path | None) -> None:
     """Writing over what is being read would destroy it."""
+    read = [annotations] if annotations else []
     if isinstance(source, VideoSource):
-        clash = video is not None and video.resolve() == source.path.resolve()
-    else:
+        read.append(source.path)
+    elif frames is not None:
         folders = {path.parent.resolve() for path in source.paths()}
-        clash = frames is not None and any(frames.resolve() in (folder, *folder.parents) for folder in folders)
-    if clash:
-        raise UserError(f"{video or frames}: is the source itself and would be overwritten; choose another --output")
+        if any(frames.resolve() in (folder, *folder.parents) for folder in folders):
+            raise UserError(f"{frames}: is the source itself and would be overwritten; choose another --output")
+    for path in files:
+        for own in read:
+            if path.exists() and own.exists() and path.samefile(own):
+                raise UserError(f"{path}: is {own} itself, which would be overwritten; choose another --output")

@@ -6,6 +6,7 @@ nothing here. Frames stream through; what is held back is bounded.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class TrackSettings:
     shortest: int = 1  # detections of a track, at least; shorter ones are dropped
 
     def __post_init__(self) -> None:
-        if not self.reach > 0 or self.gap < 0 or self.shortest < 1:
+        if not 0 < self.reach < math.inf or self.gap < 0 or self.shortest < 1:
             raise UserError("--track-reach must be above 0, --track-gap 0 or more, --min-track-length 1 or more")
 
 

@@ -50,15 +50,17 @@ class Frame:
 class ImageSource:
     """Image files as a source: each folder's frames in natural order, a new run wherever numbers jump."""
 
-    def __init__(self, runs: list[list[Path]], name: str, root: Path, fps: float | None = None) -> None:
+    def __init__(self, runs: list[list[Path]], root: Path, fps: float | None = None) -> None:
         self.runs = runs
-        self.name = name
         self.root = root
         self.size = read_image_size(runs[0][0])  # (h, w)
         self.fps = fps or IMAGE_FPS
         self.intensity: Intensity = "full"  # how 16-bit and float frames become grey; to be set before they are read
         self.total: int | None = sum(map(len, runs))
         self.complaint: str | None = None
+        for path in self.paths():  # what the headers say is said before the work begins
+            _check_size(path, read_image_size(path), self.size)
+            _refuse_stack(path)
 
     def paths(self) -> Iterator[Path]:
         """The path of every frame, without reading any."""
@@ -68,7 +70,6 @@ class ImageSource:
         paths = ((run, path) for run, paths in enumerate(self.runs) for path in paths)
         for index, (run, path) in enumerate(paths, start=1):
             image = read_frame(path, self.intensity)
-            _check_size(path, image, self.size)
             yield Frame(index, path.relative_to(self.root).as_posix(), path, image, run)
 
 
@@ -77,7 +78,6 @@ class VideoSource:
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
         self.path = path
-        self.name = path.stem
         self.intensity: Intensity = "full"  # to be set before frames are read
         capture = _open_video(path)
         ok, image = capture.read()
@@ -108,7 +108,7 @@ class VideoSource:
                 index += 1
                 path = self._frame_path(index)
                 grey = to_grey(_grey_values(image), self.intensity, path)
-                _check_size(f"{self.path}: frame {index}", grey, self.size)
+                _check_size(f"{self.path}: frame {index}", grey.shape, self.size)
                 yield Frame(index, path.name, path, grey, 0)
         finally:
             capture.release()
@@ -138,14 +138,11 @@ def open_source(source: str | os.PathLike, fps: float | None = None) -> Source:
         raise UserError(f"{source}: no such file or folder; give an image, a folder of frames, a glob or a video")
     if not is_image_name(path.name) or path.suffix.lower() == ".gif":
         return VideoSource(path, fps)
-    image = ImageSource([[path]], path.stem, path.parent, fps)
-    _refuse_stack(path)
-    return image
+    return ImageSource([[path]], path.parent, fps)
 
 
 def _from_folder(folder: Path, fps: float | None) -> ImageSource:
-    paths = sequence_frames(folder)
-    return ImageSource(split_runs(paths), folder.resolve().name, folder, fps)
+    return ImageSource(split_runs(sequence_frames(folder)), folder, fps)
 
 
 def _from_glob(pattern: str, fps: float | None) -> Source:
@@ -162,7 +159,7 @@ def _from_glob(pattern: str, fps: float | None) -> Source:
     refuse_twins(images)
     runs = [run for _, group in groupby(images, key=lambda path: path.parent) for run in split_runs(list(group))]
     root = Path(os.path.commonpath([path.parent for path in images]))
-    return ImageSource(runs, root.resolve().name, root, fps)
+    return ImageSource(runs, root, fps)
 
 
 def _refuse_stack(path: Path) -> None:
@@ -175,9 +172,9 @@ def _refuse_stack(path: Path) -> None:
         raise UserError(f"{path}: {count} images in one file; save them as single images in a folder")
 
 
-def _check_size(what: str | Path, image: np.ndarray, size: tuple[int, int]) -> None:
-    if image.shape != tuple(size):
-        (height, width), (first_height, first_width) = image.shape, size
+def _check_size(what: str | Path, found: tuple[int, ...], size: tuple[int, int]) -> None:
+    if found != tuple(size):
+        (height, width), (first_height, first_width) = found, size
         raise UserError(
             f"{what}: {width} x {height} pixels, but the first frame has {first_width} x {first_height}; "
             "give frames of one size at a time"
@@ -217,11 +214,13 @@ class VideoWriter:
     """Write RGB frames (h, w, 3) uint8 to an MP4 (MPEG-4) of the given size (h, w) and rate.
 
     MPEG-4 has even sides: an odd one is completed by its last row or column once more. A context manager:
-    leaving it, by an exception too, makes the file playable.
+    leaving it, by an exception too, makes the file playable. OpenCV says nothing of a full disk: whoever leaves in
+    order gets a `UserError` where the file does not hold all frames.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
         self.path = Path(path)
+        self.frames = 0
         height, width = size
         self.padding = (height % 2, width % 2)
         silence_decoders()
@@ -239,13 +238,16 @@ class VideoWriter:
         if any(self.padding):
             bgr = cv2.copyMakeBorder(bgr, 0, self.padding[0], 0, self.padding[1], cv2.BORDER_REPLICATE)
         self._writer.write(bgr)
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._writer.release()
+        self.frames += 1
 
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._writer.release()
+        if kind is None and self.frames:
+            capture = cv2.VideoCapture(os.fspath(self.path), cv2.CAP_FFMPEG)
+            written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            capture.release()
+            if written != self.frames:
+                raise UserError(f"{self.path}: {max(written, 0)} of {self.frames} frames in it; make room on the disk")
