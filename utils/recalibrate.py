@@ -1,0 +1,129 @@
+"""BatchNorm's running statistics taken anew on whole frames, for a network that was trained on crops.
+
+python -m utils.recalibrate --weights runs/DAUB/best.pth --data-root datasets/DAUB --output runs/DAUB/recalibrated.pth
+
+The deep maps of a crop have few cells, most of them beside the border; their statistics are not those of whole frames.
+Weights stay, no box is looked at, so unannotated frames of the camera in use will do. The mean over batches in the
+place of the running average is "precise BatchNorm" (Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, section 3).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from nets import SSTNet
+from utils.annotations import load_annotations
+from utils.checkpoint import LoadedNetwork, checkpoint_of, load_network, read_checkpoint, save_atomically
+from utils.cli import UserError, run_command
+from utils.clips import ClipDataset, collate_clips, normalise_frames
+from utils.config import choose_device
+from utils.evaluation_report import make_folder
+
+
+@dataclass
+class Config:
+    """Take a network's BatchNorm statistics anew on whole frames, and write it as another weight file."""
+
+    weights: Path
+    """Weight file of this project: a run's best.pth or last.pth, or a released file."""
+    output: Path
+    """The file to write."""
+    data_root: Path = Path("datasets/DAUB")
+    """Folder of the data set; paths in the list are resolved against it."""
+    train_list: Path | None = None
+    """Annotation list or COCO JSON of the frames, whose boxes are not looked at (default:
+    annotations/instances_train2017.json of the data root)."""
+    clips: int = 256
+    """Clips to take the statistics from, drawn by chance."""
+    batch_size: int = 8
+    """Clips of a batch; the statistics are means over the batches."""
+    seed: int = 0
+    """Of the choice of clips."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1."""
+
+
+def main(config: Config) -> None:
+    """Read, take the statistics, write."""
+    if config.clips < config.batch_size or config.batch_size < 2:
+        raise UserError(f"--clips {config.clips}, --batch-size {config.batch_size}: at least one batch of 2 clips")
+    if config.output.resolve() == config.weights.resolve():
+        raise UserError(f"{config.output}: is the weight file itself; pass another --output")
+    network = load_network(config.weights, choose_device(config.device))
+    path = config.train_list or config.data_root / "annotations" / "instances_train2017.json"
+    data = load_annotations(path, config.data_root)
+    clips = ClipDataset(
+        data, network.input_size, network.model.num_frames, intensity=network.intensity,
+        frame_interval=network.model.frame_interval,
+    )  # fmt: skip
+    if len(clips) < config.batch_size:
+        raise UserError(f"{path}: {len(clips)} frames are fewer than --batch-size {config.batch_size}")
+    make_folder(config.output.parent)
+    count = recalibrate(network.model, batches_of(clips, config, next(network.model.parameters()).device))
+    used = f"{count * config.batch_size} clips of whole frames, {path.name}"
+    save_atomically(weight_file(network, read_checkpoint(config.weights), used), config.output)
+    print(f"{config.output}: BatchNorm's statistics of {used}; its weights are those of {config.weights}")
+
+
+def batches_of(clips: ClipDataset, config: Config, device: torch.device) -> Iterator[Tensor]:
+    """Whole batches of clips (B, 3, T, H, W), drawn by chance."""
+    chosen = random.Random(config.seed).sample(range(len(clips)), min(config.clips, len(clips)))
+    starts = range(0, len(chosen) - config.batch_size + 1, config.batch_size)
+    for start in tqdm(starts, unit="batch", disable=None, leave=False):
+        batch = collate_clips([clips[number] for number in chosen[start : start + config.batch_size]]).clips.to(device)
+        yield normalise_frames(batch.flatten(0, 1)).unflatten(0, batch.shape[:2]).transpose(1, 2)
+
+
+@torch.no_grad()
+def recalibrate(model: SSTNet, batches: Iterable[Tensor]) -> int:
+    """Replace running means and variances by their means over batches of clips (B, 3, T, H, W), as training sees them.
+
+    Each frame position is a batch of the extractor's. The motion branch, which only training has, and the weights stay
+    as they are; the network ends in evaluation mode. Returns the number of batches.
+    """
+    model.eval()
+    parts = (model.extractor, model.neck, model.head)
+    norms = [m for part in parts for m in part.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for part in parts:
+        part.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+    count = 0
+    try:
+        for clips in batches:
+            model.detect([model.extract(frames) for frames in clips.unbind(2)])
+            count += 1
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.eval()
+    return count
+
+
+def weight_file(network: LoadedNetwork, content: dict[str, Any], used: str) -> dict[str, Any]:
+    """The dictionary of the file: what the old one says, less the states that only --resume needs."""
+    file = checkpoint_of(network.model, network.class_names, network.input_size, network.intensity)
+    if network.provenance:
+        file["provenance"] = {**network.provenance, "statistics": used}
+    if network.frame_scales is not None:
+        file["frame_scales"] = list(network.frame_scales)
+    if network.confidence is not None:
+        file["confidence"] = network.confidence
+    training = content.get("training", {})
+    if "settings" in training:  # which utils.release_weights reads
+        file["training"] = {name: training[name] for name in ("settings", "progress")}
+    return file
+
+
+if __name__ == "__main__":
+    run_command(main, Config)
