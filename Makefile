@@ -1,3 +1,4 @@
+# make setup   make .venv and install the packages
 # make demo    set up, then train on a small synthetic data set, evaluate, draw, and draw real videos with the shipped
 #              weights: about 10 minutes on 2 CPU cores
 # make test    set up, then run all tests: at most 15 minutes on 2 CPU cores

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from tests import doc_checks
 from tests.doc_pages import ROOT, Command, blocks, commands, flags, links, pages, section, split_command
+from utils.video import open_source
 
 SOURCES = ("nets", "utils", "utils_coco", "model_data")
 RUN_ALL = """
@@ -85,12 +87,16 @@ def test_a_page_is_read_as_written():
     assert flags(text) == {"--c"} and links(text) == ["z.md#t"]
 
 
-def test_readme_code_runs():
+def test_readme_code_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
     code = [block.text for block in blocks(pages()["README.md"]) if block.language == "python"]
     values = {"clips": torch.randn(2, 3, 5, 64, 64), "frames": torch.randn(6, 3, 64, 64)}
     values["targets"] = [torch.tensor([[30.0, 20.0, 8.0, 8.0, 0.0]]), torch.zeros(0, 5)]
+    video = open_source(ROOT / "tests" / "data" / "drone_ir" / "IR_AIRPLANE_045.mp4")
+    values["camera"] = (frame.image for frame in islice(video, 6))
     exec("\n".join(code), values)
     assert values["output"].shape == (6, 6, 8, 8)
+    assert values["found"].boxes.shape == (1, 4) and values["found"].scores[0] > 0.25
 
 
 # Worked examples
