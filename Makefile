@@ -34,8 +34,9 @@ demo: $(INSTALLED)
 	$(RUN) train_DAUB.py --data-root demo/synthetic --run-dir demo/run --preset released --width 0.25 \
 		--input-size 128 128 --crop 64 --flip --init kaiming --optimizer adam --lr 8e-3 --batch-size 8 \
 		--epochs 12 --epoch-share 0.4 --val-interval 4 --best-by mAP50 --save-interval 0
-	$(RUN) vid_map_coco.py --weights demo/run/best.pth --data-root demo/synthetic --output demo/evaluation
-	$(RUN) vid_predict.py --weights demo/run/best.pth --source demo/synthetic/images/test/data97 --save both \
+	$(RUN) -m utils.recalibrate --weights demo/run/best.pth --data-root demo/synthetic --output demo/run/recalibrated.pth
+	$(RUN) vid_map_coco.py --weights demo/run/recalibrated.pth --data-root demo/synthetic --output demo/evaluation
+	$(RUN) vid_predict.py --weights demo/run/recalibrated.pth --source demo/synthetic/images/test/data97 --save both \
 		--annotations demo/synthetic/annotations/instances_test2017.json --output demo/predictions
 	@if [ -f model_data/sstnet_infrared.pth ]; then for video in $(SAMPLES); do \
 		$(RUN) vid_predict.py --source tests/data/drone_ir/$$video.mp4 --annotations tests/data/drone_ir/boxes.txt \
@@ -48,6 +49,7 @@ demo: $(INSTALLED)
 
 study: $(INSTALLED)
 	$(RUN) -m benchmarks.study --suite hard
+	$(RUN) -m benchmarks.study --suite hard --recalibrated
 	@if [ -f datasets/DAUB/annotations/instances_test2017.json ]; then $(RUN) -m benchmarks.study --suite daub; \
 		else echo "datasets/DAUB is not there: its rows are left out"; fi
 

@@ -2,6 +2,7 @@
 
 python -m benchmarks.study                                         # on synthetic sequences of the hard preset
 python -m benchmarks.study --suite daub --data-root datasets/DAUB  # on DAUB, where it is at hand
+python -m benchmarks.study --recalibrated                          # the same networks, statistics of whole frames
 python -m benchmarks.study --list                                  # the commands alone
 
 Rows differ from the base in one thing and share data, schedule and seeds. Each is trained and tested by commands that
@@ -24,6 +25,7 @@ import vid_map_coco
 from benchmarks.results import DOCS, RESULTS, fill_file, read_result, shorten, write_result
 from benchmarks.study_tables import study_tables
 from train_DAUB import DAUBConfig
+from utils import recalibrate
 from utils.cli import UserError, parse_config, run_command
 from utils.config import TrainConfig
 from utils.evaluation_report import read_json
@@ -106,6 +108,8 @@ class Config:
     """Rows to run, such as base key_frame frames_3 (default: all)."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Every row is trained once with each."""
+    recalibrated: bool = False
+    """Test the networks with BatchNorm statistics of whole training frames (utils.recalibrate), a table of its own."""
     work: Path = Path("runs/study")
     """Folder for the runs and their evaluations."""
     results: Path = RESULTS / "study"
@@ -165,7 +169,8 @@ def prepare(config: Config) -> Suite:
 
 def run_row(config: Config, suite: Suite, row: Row, seed: int) -> None:
     """Train and test one row with one seed, unless its result is there."""
-    path = config.results / config.suite / f"{row.name}_seed{seed}.json"
+    table = config.suite + "_recalibrated" * config.recalibrated
+    path = config.results / table / f"{row.name}_seed{seed}.json"
     own = f"{suite.training} {row.flags}".strip()
     if (found := read_result(path)) is not None:
         if (found["training"], found["tested"]) != (own, row.tested):
@@ -174,12 +179,17 @@ def run_row(config: Config, suite: Suite, row: Row, seed: int) -> None:
     run_dir = config.work / config.suite / f"{row.weights_of or row.name}_seed{seed}"
     trained = next((r for r in ROWS if r.name == row.weights_of), row)
     training = training_words(config, suite, trained, seed, run_dir)
+    statistics = recalibrating_words(config, suite, run_dir)
     testing = testing_words(config, suite, row, run_dir)
     show("train_DAUB.py", training)
+    if config.recalibrated:
+        show("-m utils.recalibrate", statistics)
     show("vid_map_coco.py", testing)
     if config.list:
         return
     frames = finish_training(parse_config(DAUBConfig, training))
+    if config.recalibrated:
+        recalibrate.main(parse_config(recalibrate.Config, statistics))
     vid_map_coco.main(parse_config(vid_map_coco.Config, testing))
     metrics = read_json(Path(testing[testing.index("--output") + 1]) / "metrics.json", "metrics")
     facts = {"row": row.name, "seed": seed, "training": own, "tested": row.tested, "data": suite.synthetic}
@@ -197,11 +207,19 @@ def training_words(config: Config, suite: Suite, row: Row, seed: int, run_dir: P
     return [*given, *f"{suite.training} {row.flags} {LAST_ALONE}".split()]
 
 
+def recalibrating_words(config: Config, suite: Suite, run_dir: Path) -> list[str]:
+    """The command line that takes a network's statistics anew."""
+    words = ["--weights", str(run_dir / "last.pth"), "--output", str(run_dir / "recalibrated.pth")]
+    lists = ["--train-list", str(config.train_list)] if config.train_list else []
+    return [*words, "--data-root", str(suite.data_root), *lists, "--device", config.device]
+
+
 def testing_words(config: Config, suite: Suite, row: Row, run_dir: Path) -> list[str]:
     """The command line of a row's test."""
-    output = run_dir / ("evaluation_" + row.name)
+    weights = run_dir / ("recalibrated.pth" if config.recalibrated else "last.pth")
+    output = run_dir / ("evaluation_" + row.name + "_recalibrated" * config.recalibrated)
     lists = ["--annotations", str(config.test_list)] if config.test_list else []
-    words = ["--weights", str(run_dir / "last.pth"), "--data-root", str(suite.data_root), "--output", str(output)]
+    words = ["--weights", str(weights), "--data-root", str(suite.data_root), "--output", str(output)]
     fixed = "--no-report --speed-frames 0 --published none --device"
     return [*words, *lists, *row.tested.split(), *fixed.split(), config.device]
 

@@ -38,6 +38,7 @@ def study_tables(folder: Path, classical: Path = RESULTS / "classical") -> dict[
     """The tables of the page by their names."""
     return {
         "hard": row_table(read_rows(folder / "hard"), by="contrast"),
+        "hard-recalibrated": row_table(read_rows(folder / "hard_recalibrated"), by="contrast"),
         "daub": row_table(read_rows(folder / "daub"), by="sequence"),
         "classical-test": classical_table(classical, "daub_test"),
         "classical-train": classical_table(classical, "daub_train"),

@@ -73,6 +73,11 @@ def test_rows_are_run_once_and_make_the_table(study, tmp_path):
     assert status == 0 and "train_DAUB" not in out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.pth")} == before
 
+    status, out, error = study(*rows[:2], "--recalibrated")
+    assert status == 0 and "python -m utils.recalibrate" in out, error
+    (found,) = (tmp_path / "results" / "hard_recalibrated").iterdir()
+    assert found.name == "base_seed1.json" and "finished already" in out
+
     other = tmp_path / "results" / "hard" / "base_seed1.json"
     other.write_text(json.dumps(results["base_seed1"] | {"training": "--epochs 99"}))
     status, _, error = study(*rows)
