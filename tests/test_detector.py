@@ -223,6 +223,9 @@ def test_errors_name_what_is_wrong(model, folders, tmp_path):
     with pytest.raises(UserError, match="frame 2 is 40 x 48 but the first one 48 x 40"):
         list(detector.stream(frames))
     assert list(detector.stream([])) == []
+    for frame in (np.zeros((48, 40, 3), np.uint8), np.zeros((48, 40), np.float32)):
+        with pytest.raises(UserError, match=r"expected grey \(h, w\) uint8"):
+            next(iter(detector.stream([frame])))
     with pytest.raises(UserError, match="multiples of 32"):
         Detector(model, ("target",), (500, 500))
     with pytest.raises(UserError, match="2 .*drone, bird"):

@@ -104,7 +104,7 @@ def test_what_is_held_back_is_bounded():
     assert 0 < most <= (3 - 1) * (5 + 1) + 2
 
 
-@pytest.mark.parametrize("settings", [{"reach": 0.0}, {"gap": -1}, {"shortest": 0}])
+@pytest.mark.parametrize("settings", [{"reach": 0.0}, {"reach": float("inf")}, {"gap": -1}, {"shortest": 0}])
 def test_settings_out_of_range(settings):
     with pytest.raises(UserError, match="--track-reach"):
         TrackSettings(**settings)
