@@ -53,6 +53,8 @@ def test_a_relative_name_keeps_its_folders(tmp_path):
     """`test/1` is not the folder 1 of the data root `train`."""
     touch(tmp_path / "train" / "1" / "0.bmp")
     assert not resolve_frames(["test/1/0.bmp"], tmp_path / "train")[0].exists()
+    found = resolve_frames(["train/1/0.bmp", "test/1/0.bmp"], tmp_path / "train")  # whatever the others lose
+    assert [path.exists() for path in found] == [True, False]
     assert resolve_frames(["sets/Train/1/0.bmp"], tmp_path / "train") == [tmp_path / "train" / "1" / "0.bmp"]
 
 

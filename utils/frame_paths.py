@@ -62,7 +62,7 @@ def resolve_frames(
             folders[parent] = Path(parent)
     usual_cut = max(cuts, key=cuts.__getitem__, default=0)
     for parent in first_of:
-        folders.setdefault(parent, data_root.joinpath(*_parts(parent)[usual_cut:]))
+        folders.setdefault(parent, data_root.joinpath(*_parts(parent)[usual_cut if _is_absolute(parent) else 0 :]))
     return [folders[parent] / file_name for parent, _, file_name in split]
 
 
