@@ -62,8 +62,9 @@ class SSTNet(nn.Module):
             "gate": gate,
             "frame_interval": frame_interval,
         }
-        if frame_interval < 1 or num_classes < 1:
-            raise ValueError(f"frame_interval {frame_interval}, num_classes {num_classes}: must be 1 or more")
+        for name in ("frame_interval", "num_classes"):
+            if self.architecture[name] < 1:
+                raise ValueError(f"{name} {self.architecture[name]}: must be 1 or more")
         if depth <= 0 or width < 1 / 64:  # of 64 channels after the stem
             raise ValueError(f"depth {depth:g}, width {width:g}: must be above 0 and at least 1/64")
         unknown = set(recompute) - {"extractor", "motion"}
