@@ -253,13 +253,14 @@ def test_the_evaluation_runs_it_and_times_it(plain, folder):
 @pytest.mark.parametrize("margin", [0, 10])  # frames of the trained size, and others that are letterboxed
 def test_the_loop_of_the_documentation_finds_the_same(file, weights, protocol, margin, folder, request):
     """The Python block of docs/export.md, run as it stands."""
+    path = request.getfixturevalue(file)  # or the test is skipped
     images = real_frames((SIZE[0] + margin, SIZE[1]))[:12]
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
     packages = {"json", "math", "numpy", "onnxruntime", "PIL"}
     assert set(re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE)) == packages
     namespace: dict = {}
     exec(block, namespace)
-    found = list(namespace["detect"](str(request.getfixturevalue(file)), images))
+    found = list(namespace["detect"](str(path), images))
     expected = list(Detector.from_file(folder / weights, **protocol).stream(images))
     assert sum(map(len, expected)) > 20
     for rows, theirs in zip(found, expected, strict=True):
@@ -367,6 +368,8 @@ def test_a_file_that_computes_something_else_is_not_written(plain, folder, tmp_p
 
 def test_suppression_hides_no_difference(folder, tmp_path, monkeypatch, capsys):
     """Where nothing reaches the least confidence on noise, what is suppressed is compared before."""
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
     onnx = pytest.importorskip("onnx")
     graphs = onnx_graph.build_graphs(load_network(folder / "three.pth"), Form(decode=True, suppression=Suppression()))
     for graph in graphs:
