@@ -317,13 +317,13 @@ def test_frames_beside_annotated_ones_are_checked_too(tmp_path):
     """Clips reach back to them, in the middle of a training."""
     save_frames(tmp_path, "images/1/0.bmp", "images/1/1.bmp", "images/2/0.bmp")
     text = "images/1/1.bmp\nimages/2/0.bmp\n"
-    assert len(load_text(tmp_path, text, check_files=True).records) == 2
+    assert len(load_text(tmp_path, text, check_files=True, check_beside=True).records) == 2
     save_frames(tmp_path, "images/1/0.bmp", size=(20, 30))
     with pytest.raises(UserError, match=r"list\.txt:1: sequence .*images/1: .*0\.bmp has 30 x 20 pixels .*to one size"):
-        load_text(tmp_path, text, check_files=True)
+        load_text(tmp_path, text, check_files=True, check_beside=True)
     (tmp_path / "images/1/0.bmp").write_bytes(b"")
     with pytest.raises(UserError, match=r"list\.txt:1: sequence .*images/1: .*0\.bmp: truncated or broken image"):
-        load_text(tmp_path, text, check_files=True)
+        load_text(tmp_path, text, check_files=True, check_beside=True)
 
 
 @pytest.mark.parametrize("name", ["a/0.txt", "two\nlines.bmp", " 0.bmp", "a 1,2 b/0.bmp", ""])

@@ -59,14 +59,16 @@ def load_annotations(
     data_root: str | os.PathLike,
     num_classes: int | None = None,
     check_files: bool = True,
+    check_beside: bool = False,
 ) -> Annotations:
     """Read an annotation list or (`*.json`) a COCO file; frame paths are resolved against `data_root`.
 
     A path may be relative to `data_root`, absolute, or absolute on another machine: then its longest tail
     that exists under `data_root` counts. With `check_files` every frame must exist and have the size
-    that the file says, as its header shows. Faults raise `UserError`: the place in the file, the remedy.
+    that the file says, as its header shows, and with `check_beside` the frames of
+    its folder too, which clips may reach. Faults raise `UserError`: the place in the file, the remedy.
     """
-    inspection = inspect_annotations(path, data_root, num_classes, check_files)
+    inspection = inspect_annotations(path, data_root, num_classes, check_files, check_beside)
     raise_first(inspection.faults)
     if inspection.missing:
         row, frame = inspection.missing[0]
@@ -100,7 +102,11 @@ class Inspection:
 
 
 def inspect_annotations(
-    path: str | os.PathLike, data_root: str | os.PathLike, num_classes: int | None = None, check_files: bool = True
+    path: str | os.PathLike,
+    data_root: str | os.PathLike,
+    num_classes: int | None = None,
+    check_files: bool = True,
+    check_beside: bool = True,
 ) -> Inspection:
     """Read an annotation file and gather its faults; `UserError` only where nothing can be read at all."""
     path, data_root = Path(path), Path(data_root)
@@ -126,7 +132,7 @@ def inspect_annotations(
         absent = {id(row) for row, _ in missing}
         present = [(row, frame) for row, frame in zip(rows, paths, strict=True) if id(row) not in absent]
         unsized = [row for row, _ in present if row.size is None]
-        in_clips = present + _beside(present)
+        in_clips = present + (_beside(present) if check_beside else [])
         faults += _check_sizes(in_clips)
         faults += _box_faults(unsized, len(categories), only_outside=True)
         faults += _mixed_sizes(in_clips)

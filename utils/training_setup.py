@@ -30,7 +30,7 @@ def load_split(config: TrainConfig, split: Literal["train", "val"], class_names:
     num_classes, path = len(class_names), config.annotations(split)
     if config.data_root.is_dir() and not path.is_file():
         raise UserError(f"{path}: no such file; pass the {split} list or COCO JSON with --{split}-list")
-    data = load_annotations(path, config.data_root, num_classes)
+    data = load_annotations(path, config.data_root, num_classes, check_beside=True)
     if len(data.category_ids) != num_classes:
         raise UserError(
             f"{data.source}: {len(data.category_ids)} categories, but {config.classes} names {num_classes} "
