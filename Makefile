@@ -50,7 +50,8 @@ demo: $(INSTALLED)
 study: $(INSTALLED)
 	$(RUN) -m benchmarks.study --suite hard
 	$(RUN) -m benchmarks.study --suite hard --recalibrated
-	@if [ -f datasets/DAUB/annotations/instances_test2017.json ]; then $(RUN) -m benchmarks.study --suite daub; \
+	@if [ -f datasets/DAUB/annotations/instances_test2017.json ]; then \
+		$(RUN) -m benchmarks.study --suite daub && $(RUN) -m benchmarks.study --suite daub --recalibrated; \
 		else echo "datasets/DAUB is not there: its rows are left out"; fi
 
 weights: $(INSTALLED)

@@ -40,6 +40,7 @@ def study_tables(folder: Path, classical: Path = RESULTS / "classical") -> dict[
         "hard": row_table(read_rows(folder / "hard"), by="contrast"),
         "hard-recalibrated": row_table(read_rows(folder / "hard_recalibrated"), by="contrast"),
         "daub": row_table(read_rows(folder / "daub"), by="sequence"),
+        "daub-recalibrated": row_table(read_rows(folder / "daub_recalibrated"), by="sequence"),
         "classical-test": classical_table(classical, "daub_test"),
         "classical-train": classical_table(classical, "daub_train"),
     }

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import (
     adaptive_max_pool2d,
-    conv2d,
     interpolate,
     linear,
     scaled_dot_product_attention,
 )
 
 from nets.checkpointing import checkpointed
+from nets.convolution import Conv2d, conv2d
 
 TOKEN_SIDE = 32  # a channel is pooled to 32 x 32 and is one token of 1024 numbers
 
@@ -102,11 +102,11 @@ class CrossSliceNode(nn.Module):
     def __init__(self, channels: int = 64, attention_dropout: float = 0.1, motion: bool = True):
         super().__init__()
         self.channels = channels
-        self.gates_xh = nn.Conv2d(2 * channels, 4 * channels, kernel_size=3, padding=1)
-        self.gates_xhqm = nn.Conv2d(4 * channels, 4 * channels, kernel_size=3, padding=1)
+        self.gates_xh = Conv2d(2 * channels, 4 * channels, kernel_size=3, padding=1)
+        self.gates_xhqm = Conv2d(4 * channels, 4 * channels, kernel_size=3, padding=1)
         self.motion = motion
         if motion:
-            self.motion_gates = nn.Conv2d(3 * channels, 4 * channels, kernel_size=3, padding=1)
+            self.motion_gates = Conv2d(3 * channels, 4 * channels, kernel_size=3, padding=1)
             self.past_mix = nn.Conv2d(2 * channels, channels, kernel_size=1, bias=False)
             self.future_mix = nn.Conv2d(2 * channels, channels, kernel_size=1, bias=False)
             self.past_attention = ChannelAttention(dropout=attention_dropout)
@@ -124,11 +124,10 @@ class CrossSliceNode(nn.Module):
         hidden_sequence = torch.cat(hidden)
         if not self.motion:
             return NodeOutput(hidden_sequence, cells[-1], None, None)
-        # conv_m's gates are in another order than the recurrence's: i, f, g, o.
-        i, f, g, o = self._motion_gates(num_frames, x if q is None else q, m_h).chunk(4, dim=1)
+        i, *f, g, o = self._motion_gates(num_frames, x if q is None else q, m_h)
         motion_cell = i.sigmoid() * g.tanh() + torch.cat(cells)  # m_c': eq. 4.10
         if m_c is not None:
-            motion_cell = motion_cell + f.sigmoid() * m_c
+            motion_cell = motion_cell + f[0].sigmoid() * m_c
         motion_hidden = o.sigmoid() * motion_cell.tanh() + hidden_sequence  # m_h': eq. 4.11
         return NodeOutput(hidden_sequence, cells[-1], motion_hidden, motion_cell)
 
@@ -158,15 +157,18 @@ class CrossSliceNode(nn.Module):
             if hidden:
                 gates = gates + conv2d(hidden[-1], weight_h, padding=1)  # the rest of eq. 4.2
             i, f, o, g = gates.chunk(4, dim=1)
-            cell = i.sigmoid() * g.tanh()  # c': eq. 4.3
-            if cells:
-                cell = cell + f.sigmoid() * cells[-1]
+            # At first too: without a gradient of f, autograd would write that of the gates anew in another layout.
+            before = cells[-1] if cells else torch.zeros_like(f)
+            cell = i.sigmoid() * g.tanh() + f.sigmoid() * before  # c': eq. 4.3
             hidden.append(o.sigmoid() * cell.tanh())  # h': eq. 4.4
             cells.append(cell)
         return hidden, cells
 
-    def _motion_gates(self, num_frames: int, q: Tensor, m_h: Tensor | None) -> Tensor:
-        """motion = conv_m([q, a1, a2]) for all frames: (T * B, 4C, H, W)."""
+    def _motion_gates(self, num_frames: int, q: Tensor, m_h: Tensor | None) -> tuple[Tensor, ...]:
+        """motion = conv_m([q, a1, a2]) for all frames: i, f, g, o, each (T * B, C, H, W); without m_h no f.
+
+        The order is not the recurrence's. In the first slice f would be multiplied by an m_c of zero.
+        """
         size = (q.shape[-2], q.shape[-1])
         first, *_, last = q.chunk(num_frames)
         memory = None if m_h is None else channel_tokens(m_h).unflatten(0, (num_frames, -1))
@@ -174,7 +176,11 @@ class CrossSliceNode(nn.Module):
         future = self.future_attention(channel_tokens(last), past, num_frames)  # eq. 4.6
         a1 = self._mix(self.past_mix, token_maps(past.flatten(0, 1), size), m_h)  # eq. 4.7
         a2 = self._mix(self.future_mix, token_maps(future.flatten(0, 1), size), m_h)  # eq. 4.8
-        return self.motion_gates(torch.cat([q, a1, a2], dim=1))  # eq. 4.9
+        conv, inputs = self.motion_gates, torch.cat([q, a1, a2], dim=1)
+        if m_h is not None:
+            return conv(inputs).chunk(4, dim=1)  # eq. 4.9
+        weight, bias = (torch.cat([p[: self.channels], p[2 * self.channels :]]) for p in (conv.weight, conv.bias))
+        return conv2d(inputs, weight, bias, padding=1).chunk(3, dim=1)
 
     def _mix(self, conv: nn.Conv2d, attended: Tensor, m_h: Tensor | None) -> Tensor:
         """conv([sigmoid(attended) + m_h, m_h]), (T * B, C, H, W); with m_h = 0 half of the input vanishes."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from nets.convolution import Conv2d
+
 
 class BaseConv(nn.Module):
     """Conv2d without bias + BatchNorm2d + activation, SiLU unless another is given: eq. 1.1."""
@@ -23,7 +25,7 @@ class BaseConv(nn.Module):
     ):
         super().__init__()
         padding = (kernel_size - 1) // 2
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+        self.conv = Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.03)
         self.act = activation()
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
 
+from nets.convolution import conv2d
 from nets.darknet import BaseConv
 
 

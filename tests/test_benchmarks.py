@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from benchmarks import counts, inference, loading, training
+from benchmarks import counts, inference, kernel_gradient, loading, training
 from benchmarks.timing import Times, interleave, ratios
 from nets import SSTNet
 
@@ -41,9 +41,10 @@ def test_clips_of_a_video_are_those_the_stream_sees():
         (training, (r"^released, bf16 .* clips/s .* MiB$", r"^released, recompute motion .* MiB$",
                     r"^released, freed memory given back / kept: [\d.]+ x  ")),
         (loading, (r"^cache ram +clips/s.*: [\d.]+, [\d.]+$", r"^off / disk, after the first epoch: [\d.]+ x")),
+        (kernel_gradient, (r"^\| neck, conv_final: .*\d \| \d+ % \|$", r"^released, a step with oneDNN's .*: [\d.]+ x")),
         (counts, (r"^\| extractor ", r"^\| cross-slice ")),
     ],
-    ids=["inference", "training", "loading", "counts"],
+    ids=["inference", "training", "loading", "kernel_gradient", "counts"],
 )
 def test_quick_forms_print_their_tables(module, lines, capsys):
     module.main(module.Config(quick=True))
