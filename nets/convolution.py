@@ -25,7 +25,12 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` with one stride and one padding for both sides, zeros around it, through `conv2d`."""
+    """`torch.nn.Conv2d` through `conv2d`: square, zeros around it, without dilation and groups."""
+
+    def __init__(
+        self, channels: int, outputs: int, kernel_size: int, stride: int = 1, padding: int = 0, bias: bool = True
+    ):
+        super().__init__(channels, outputs, kernel_size, stride, padding, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return conv2d(x, self.weight, self.bias, self.stride[0], self.padding[0])
@@ -34,11 +39,12 @@ class Conv2d(nn.Conv2d):
 def by_products(x: Tensor, weight: Tensor) -> bool:
     """Whether matrix products take this kernel's gradient faster than the library does."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and weight.shape[-1] > 1
         and weight.shape[1] >= FEWEST_CHANNELS
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.cpu.get_cpu_capability() == "AVX2"
         and x.is_contiguous(memory_format=torch.channels_last)

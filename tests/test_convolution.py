@@ -10,6 +10,7 @@ from torch.nn.functional import conv2d as pytorch_conv2d
 
 from nets import SSTNet, convolution
 from nets.convolution import conv2d, kernel_gradient
+from nets.darknet import BaseConv
 
 
 @pytest.fixture
@@ -81,6 +82,21 @@ def test_gradients_of_gradients():
         return convolution._Convolution.apply(*given, 1, 1)
 
     assert torch.autograd.gradcheck(run, inputs) and torch.autograd.gradgradcheck(run, inputs)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_traced_exported_and_functional(avx2):
+    """A network whose parameters ask for gradients goes through tracing, export and `torch.func.grad`."""
+    torch.manual_seed(0)
+    block = BaseConv(32, 8, kernel_size=3).to(memory_format=torch.channels_last).eval()
+    x = channels_last(2, 32, 8, 8)
+    output = block(x)
+    assert torch.equal(torch.jit.trace(block, x, check_trace=False)(x), output)
+    assert torch.equal(torch.export.export(block, (x,)).module()(x), output)
+    parameters = {name: value.detach() for name, value in block.named_parameters()}
+    found = torch.func.grad(lambda given: torch.func.functional_call(block, given, (x,)).sum())(parameters)
+    output.sum().backward()
+    torch.testing.assert_close(found, {name: value.grad for name, value in block.named_parameters()})
 
 
 def test_where_pytorchs_own_gradient_stays(monkeypatch):
