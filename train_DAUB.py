@@ -9,7 +9,7 @@ from utils.trainer import train
 
 @dataclass
 class DAUBConfig(TrainConfig):
-    """Train SSTNet on DAUB. The defaults are the published recipe."""
+    """Train SSTNet on DAUB. The defaults are the published recipe but for its start from YOLOX-s, --pretrained."""
 
 
 if __name__ == "__main__":

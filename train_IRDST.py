@@ -10,7 +10,7 @@ from utils.trainer import train
 
 @dataclass
 class IRDSTConfig(TrainConfig):
-    """Train SSTNet on IRDST. The defaults are the published recipe."""
+    """Train SSTNet on IRDST. The defaults are the published recipe but for its start from YOLOX-s, --pretrained."""
 
     data_root: Path = Path("datasets/IRDST")
     """Folder of the data set; paths in the annotations are resolved against it."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 from utils.annotations import Annotations, load_annotations
 from utils.checkpoint import weights_or_default
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.clips import clip_places
 from utils.comparison import detector_names, format_results, protocol_warnings, score_files, write_results
 from utils.config import choose_device
@@ -52,7 +52,7 @@ PLACES = clip_places(5)  # of the frames of a gallery strip where no network say
 class Config:
     """Detect on annotated frames and measure: tables, metrics.json, detections.json, figures, report.html."""
 
-    weights: Path | None = None
+    weights: Unset[Path] = None
     """Weight file: one of this project's checkpoints, a released one, or an ONNX file of utils.export_onnx (default:
     the project's own, model_data/sstnet_infrared.pth)."""
     detections: tuple[Path, ...] = ()
@@ -61,7 +61,7 @@ class Config:
     """Names of the detectors behind --detections, to show; default: the files'."""
     data_root: Path = Path("datasets/DAUB")
     """Folder that the frame paths of the annotations are relative to."""
-    annotations: Path | None = None
+    annotations: Unset[Path] = None
     """COCO JSON or annotation list; default: annotations/instances_test2017.json of the data root."""
     output: Path = Path("runs/evaluation")
     """Folder for metrics.json, detections.json, report.html, the figures and the gallery."""
@@ -73,10 +73,10 @@ class Config:
     """How a frame is fitted into the input: letterbox keeps its proportions."""
     nms: float = 0.65
     """IoU above which the weaker of two detections is dropped."""
-    input_size: tuple[int, int] | None = None
+    input_size: Unset[tuple[int, int]] = None
     """Height and width of the network's input in pixels, multiples of 32; default: as trained, or from the frames'
     size where the weights say how."""
-    intensity: Intensity | None = None
+    intensity: Unset[Intensity] = None
     """How 16-bit and float frames become grey: full, or LOW HIGH, values that become 0 and 255; default: as trained,
     full with --detections."""
     min_confidence: float = 0.001
@@ -85,13 +85,13 @@ class Config:
     """Detections kept and scored in a frame, best first."""
     repeat_key_frame: bool = False
     """Show the network its key frame T times: a single-frame detector to compare with."""
-    frame_interval: int | None = None
+    frame_interval: Unset[int] = None
     """Frames from one frame of a clip to the next (default: as trained)."""
     include_empty_frames: bool = False
     """Detect and score on frames without annotations too (the published protocol skips them)."""
     report: bool = True
     """Draw the figures, the gallery and report.html."""
-    gallery: int | None = None
+    gallery: Unset[int] = None
     """Worst misses and most confident false alarms to show, of each; default: 6 with --weights, else 0."""
     resamples: int = 1000
     """Draws of the sequences that the 95 % intervals come from; 0: no intervals."""

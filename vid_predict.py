@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.checkpoint import weights_or_default
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.config import choose_device
 from utils.detector import Detections, Detector, coco_results, open_network
 from utils.drawing import Annotator
@@ -45,19 +45,19 @@ class Config:
 
     source: str
     """Image, folder of frames, glob of images (in quotes) or video."""
-    weights: Path | None = None
+    weights: Unset[Path] = None
     """Weight file: one of this project's checkpoints, a released one, or an ONNX file of utils.export_onnx (default:
     the project's own, model_data/sstnet_infrared.pth)."""
     output: Path = Path("predictions")
     """Folder for what is written."""
-    confidence: float | None = None
+    confidence: Unset[float] = None
     """Show and save detections of at least this confidence, 0 to 1 (default: what the weights recommend, else 0.5)."""
-    annotations: Path | None = None
+    annotations: Unset[Path] = None
     """Annotation list or COCO JSON to compare with: hits (centres within 3 pixels), misses and false alarms are drawn
     in colours of their own. Frame 1 of clip.mp4 is annotated as clip/000001.png."""
     device: str = "auto"
     """Where the network runs: auto (a GPU if there is one), cpu, cuda, cuda:1."""
-    save: Literal["video", "frames", "both"] | None = None
+    save: Unset[Literal["video", "frames", "both"]] = None
     """Write a video (MP4), single frames (PNG) or both; default: a video, or of a single image a frame."""
     inset: bool = False
     """Show each target magnified 4 times where that hides no target."""
@@ -70,18 +70,18 @@ class Config:
     """Frames without detection that a track survives."""
     min_track_length: int = 1
     """Drop tracks of fewer detections, and those detections."""
-    max_frames: int | None = None
+    max_frames: Unset[int] = None
     """Stop after so many frames."""
-    fps: float | None = None
+    fps: Unset[float] = None
     """Frames a second of the written video; default: a video's own, 25 for images."""
-    input_size: tuple[int, int] | None = None
+    input_size: Unset[tuple[int, int]] = None
     """Height and width of the network's input in pixels, multiples of 32; default: as trained, or from the frames'
     size where the weights say how."""
     resize: Literal["letterbox", "stretch"] = "letterbox"
     """How a frame is fitted into the input: letterbox keeps its proportions."""
-    intensity: Intensity | None = None
+    intensity: Unset[Intensity] = None
     """How 16-bit and float frames become grey: full, or LOW HIGH, values that become 0 and 255; default: as trained."""
-    frame_interval: int | None = None
+    frame_interval: Unset[int] = None
     """Frames of the source from one frame of a clip to the next; default: as trained. More than trained at a high frame
     rate, fewer at a low one."""
     nms: float = 0.65

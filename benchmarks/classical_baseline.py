@@ -25,7 +25,7 @@ if __package__ in (None, ""):
 
 from benchmarks.results import shorten, write_result
 from utils.annotations import load_annotations
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.evaluation import evaluate
 from utils.evaluation_report import format_report, make_folder, write_json, write_metrics
 from utils.frames import read_frame
@@ -37,7 +37,7 @@ class Config:
 
     data_root: Path = Path("datasets/DAUB")
     """Folder that the frame paths of the annotations are relative to."""
-    annotations: Path | None = None
+    annotations: Unset[Path] = None
     """COCO JSON or annotation list; default: annotations/instances_test2017.json of the data root."""
     output: Path = Path("runs/classical")
     """Folder for detections.json and metrics.json."""
@@ -47,7 +47,7 @@ class Config:
     """Side of the top-hat's ellipse, or length of the medians, in pixels; odd."""
     peaks: Literal["maxima", "components"] = "maxima"
     """A target is a local maximum of the response, or a connected component of what exceeds --threshold."""
-    threshold: float | None = None
+    threshold: Unset[float] = None
     """Of components: standard deviations of the frame's response above its mean (default: 5)."""
     box: int = 8
     """Side of the boxes in pixels, centred on the peak or the component; 0: a component's own box."""
@@ -55,7 +55,7 @@ class Config:
     """Detections kept of a frame, strongest first."""
     resamples: int = 1000
     """Draws of the sequences that the 95 % intervals come from; 0: no intervals."""
-    result: Path | None = None
+    result: Unset[Path] = None
     """Write a result file for the tables of the docs, such as docs/results/classical/daub_test_top-hat.json."""
     data: str = ""
     """What the frames are, in words, for the result file."""

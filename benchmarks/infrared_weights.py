@@ -25,7 +25,7 @@ from train_DAUB import DAUBConfig
 from utils import release_weights
 from utils.annotation_files import write_list
 from utils.annotations import load_annotations
-from utils.cli import UserError, parse_config, run_command
+from utils.cli import Unset, UserError, parse_config, run_command
 from utils_coco import make_synthetic_dataset, video_to_frames
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,7 +79,7 @@ class Config:
 
     videos: Path
     """Folder with the 30 small-target videos of the Drone-detection-dataset and their boxes.json."""
-    start: Path | None = None
+    start: Unset[Path] = None
     """Weights to start from (default: none, kaiming initialisation, which takes several times as many epochs)."""
     work: Path = Path("runs/weights")
     """Folder for the data, the run and the weight file, sstnet_infrared.pth."""

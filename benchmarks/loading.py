@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from benchmarks.timing import Times, ratios
 from utils.annotations import Annotations, load_annotations
 from utils.augment import Augmentation, EpochSampler, TrainingClips
-from utils.cli import run_command
+from utils.cli import Unset, run_command
 from utils.clips import ClipDataset, collate_clips
 from utils.frame_cache import open_cache
 
@@ -40,7 +40,7 @@ class Config:
     epochs: int = 4
     workers: int = min(2, os.cpu_count() or 1)  # processes that read
     cache_mb: int = 1024  # of the cache in memory; all these frames need 2,250
-    folder: Path | None = None  # for frames and files of the cache, 3 GB; default: the system's for temporary files
+    folder: Unset[Path] = None  # for frames and files of the cache, 3 GB; default: the system's for temporary files
     quick: bool = False  # 2 sequences of 8 frames, whole epochs: to see that it runs
 
 

@@ -37,7 +37,7 @@ from benchmarks.results import (
     write_result,
 )
 from utils.checkpoint import DEFAULT_WEIGHTS, load_network
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.evaluation_report import read_json
 from utils.published_curves import DATASETS, load_published_curves
 from vid_predict import CONFIDENCE
@@ -66,9 +66,9 @@ class Config:
         | None
     ) = None
     """The data set, as the card knows it."""
-    data_root: Path | None = None
+    data_root: Unset[Path] = None
     """Folder that the frame paths of its annotations are relative to."""
-    annotations: Path | None = None
+    annotations: Unset[Path] = None
     """COCO JSON or annotation list; default: annotations/instances_test2017.json of the data root."""
     weights: Path = DEFAULT_WEIGHTS
     """The weight file that the card is about."""

@@ -26,7 +26,7 @@ from benchmarks.results import DOCS, RESULTS, fill_file, read_result, shorten, w
 from benchmarks.study_tables import study_tables
 from train_DAUB import DAUBConfig
 from utils import recalibrate
-from utils.cli import UserError, parse_config, run_command
+from utils.cli import Unset, UserError, parse_config, run_command
 from utils.config import TrainConfig
 from utils.evaluation_report import read_json
 from utils.run_state import newest_run
@@ -98,11 +98,11 @@ class Config:
 
     suite: Literal["hard", "daub"] = "hard"
     """hard: synthetic sequences, made here, by contrast; daub: DAUB's frames, by sequence."""
-    data_root: Path | None = None
+    data_root: Unset[Path] = None
     """Folder of the data set (default: datasets/DAUB; of the hard suite runs/study/data_hard)."""
-    train_list: Path | None = None
+    train_list: Unset[Path] = None
     """Annotations to train on (default: the layout's own), such as those of the frames at hand."""
-    test_list: Path | None = None
+    test_list: Unset[Path] = None
     """Annotations to test on (default: the layout's own)."""
     rows: tuple[str, ...] = ()
     """Rows to run, such as base key_frame frames_3 (default: all)."""

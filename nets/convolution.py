@@ -1,7 +1,7 @@
 """Convolutions whose kernels get their gradients faster where oneDNN is slow.
 
-On processors with AVX2 and no AVX-512, oneDNN takes a channels-last kernel's gradient at a third to a half of the
-rate of its forward pass. As matrix products of strips that stay in the caches it comes at the rate of a matrix product
+On processors with AVX2 and no AVX-512, oneDNN takes the gradient of a channels-last 3 x 3 kernel at a fraction of the
+forward pass's rate. Matrix products of strips, which stay in the caches, take it one to three times as fast
 (`python -m benchmarks.kernel_gradient`). Elsewhere these are PyTorch's own convolutions.
 """
 
@@ -11,16 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 from torch.nn.functional import pad
 
-STRIP = 2**19  # numbers in a strip of windows: 2 MiB, which with the kernel's gradient fits the caches of a core
-FEWEST_CHANNELS = 32  # of the input; below it a window is too short to be worth its copy
+STRIP = 2**18  # numbers in a strip of windows for each thread: 1 MiB
+FEWEST_CHANNELS = 32  # of input and output; with fewer the copies take longer than the products
 
 
+@torch.fx.wrap  # torch.fx keeps the call as it is
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
     """`torch.nn.functional.conv2d`, the same numbers: (B, C, H, W), (O, C, k, k), (O,) -> (B, O, h, w)."""
-    if torch.is_grad_enabled() and weight.requires_grad and by_products(x, weight):
-        return _Convolution.apply(x, weight, bias, stride, padding)
+    if not torch.jit.is_scripting():  # noqa: SIM102, TorchScript leaves out what stands inside
+        if torch.is_grad_enabled() and weight.requires_grad and takes_products(x, weight):
+            return _Convolution.apply(x, weight, bias, stride, padding)
     return torch.nn.functional.conv2d(x, weight, bias, stride, padding)
 
 
@@ -28,27 +31,35 @@ class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d` through `conv2d`: square, zeros around it, without dilation and groups."""
 
     def __init__(
-        self, channels: int, outputs: int, kernel_size: int, stride: int = 1, padding: int = 0, bias: bool = True
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, bias=True
     ):
-        super().__init__(channels, outputs, kernel_size, stride, padding, bias=bias)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv2d(x, self.weight, self.bias, self.stride[0], self.padding[0])
+        return conv2d(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
 
 
-def by_products(x: Tensor, weight: Tensor) -> bool:
-    """Whether matrix products take this kernel's gradient faster than the library does."""
+def takes_products(x: Tensor, weight: Tensor) -> bool:
+    """Whether this kernel's gradient is taken by matrix products, not by the library."""
+    outputs, channels, height, width = weight.shape
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and not _transformed(x, weight)
         and x.device.type == "cpu"
         and x.dtype == torch.float32
-        and weight.shape[-1] > 1
-        and weight.shape[1] >= FEWEST_CHANNELS
+        and height == width > 1
+        and min(outputs, channels) >= FEWEST_CHANNELS
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.cpu.get_cpu_capability() == "AVX2"
         and x.is_contiguous(memory_format=torch.channels_last)
     )
+
+
+def _transformed(*tensors: Tensor) -> bool:
+    """Inside vmap, jvp and the like, which `_Convolution` does not know."""
+    inside = torch._C._functorch.peek_interpreter_stack() is not None  # PyTorch has no public name for it
+    return inside or any(unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
 class _Convolution(torch.autograd.Function):
@@ -84,7 +95,7 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_size: int, stride: int = 1, 
     """
     channels, (outputs, height, width) = x.shape[1], grad.shape[1:]
     window = kernel_size**2 * channels
-    in_strip = max(STRIP // window, 1)  # cells
+    in_strip = max(STRIP * torch.get_num_threads() // window, 1)  # cells
     rows = min(max(in_strip // width, 1), height)
     images = max(in_strip // (height * width), 1)
     borders = (0, 0, padding, padding, padding, padding)

@@ -124,10 +124,10 @@ class CrossSliceNode(nn.Module):
         hidden_sequence = torch.cat(hidden)
         if not self.motion:
             return NodeOutput(hidden_sequence, cells[-1], None, None)
-        i, *f, g, o = self._motion_gates(num_frames, x if q is None else q, m_h)
+        i, f, g, o = self._motion_gates(num_frames, x if q is None else q, m_h, forget=m_c is not None)
         motion_cell = i.sigmoid() * g.tanh() + torch.cat(cells)  # m_c': eq. 4.10
         if m_c is not None:
-            motion_cell = motion_cell + f[0].sigmoid() * m_c
+            motion_cell = motion_cell + f.sigmoid() * m_c
         motion_hidden = o.sigmoid() * motion_cell.tanh() + hidden_sequence  # m_h': eq. 4.11
         return NodeOutput(hidden_sequence, cells[-1], motion_hidden, motion_cell)
 
@@ -164,10 +164,12 @@ class CrossSliceNode(nn.Module):
             cells.append(cell)
         return hidden, cells
 
-    def _motion_gates(self, num_frames: int, q: Tensor, m_h: Tensor | None) -> tuple[Tensor, ...]:
-        """motion = conv_m([q, a1, a2]) for all frames: i, f, g, o, each (T * B, C, H, W); without m_h no f.
+    def _motion_gates(
+        self, num_frames: int, q: Tensor, m_h: Tensor | None, forget: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """motion = conv_m([q, a1, a2]) for all frames: i, f, g, o, each (T * B, C, H, W), not the recurrence's order.
 
-        The order is not the recurrence's. In the first slice f would be multiplied by an m_c of zero.
+        Without `forget`, f is None: it would be multiplied by an m_c of zero.
         """
         size = (q.shape[-2], q.shape[-1])
         first, *_, last = q.chunk(num_frames)
@@ -177,10 +179,11 @@ class CrossSliceNode(nn.Module):
         a1 = self._mix(self.past_mix, token_maps(past.flatten(0, 1), size), m_h)  # eq. 4.7
         a2 = self._mix(self.future_mix, token_maps(future.flatten(0, 1), size), m_h)  # eq. 4.8
         conv, inputs = self.motion_gates, torch.cat([q, a1, a2], dim=1)
-        if m_h is not None:
+        if forget:
             return conv(inputs).chunk(4, dim=1)  # eq. 4.9
         weight, bias = (torch.cat([p[: self.channels], p[2 * self.channels :]]) for p in (conv.weight, conv.bias))
-        return conv2d(inputs, weight, bias, padding=1).chunk(3, dim=1)
+        i, g, o = conv2d(inputs, weight, bias, padding=1).chunk(3, dim=1)
+        return i, None, g, o
 
     def _mix(self, conv: nn.Conv2d, attended: Tensor, m_h: Tensor | None) -> Tensor:
         """conv([sigmoid(attended) + m_h, m_h]), (T * B, C, H, W); with m_h = 0 half of the input vanishes."""

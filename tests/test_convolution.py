@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,7 +29,7 @@ def channels_last(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tens
 @given(
     images=st.integers(1, 5), channels=st.integers(1, 6), outputs=st.integers(1, 5), height=st.integers(1, 11),
     width=st.integers(1, 11), kernel_size=st.sampled_from([1, 2, 3, 5]), stride=st.integers(1, 4),
-    padding=st.integers(0, 2), strip=st.sampled_from([1, 50, 400, 2**19]), last=st.booleans(),
+    padding=st.integers(0, 2), strip=st.sampled_from([1, 50, 400, 2**18]), last=st.booleans(),
 )  # fmt: skip
 def test_kernel_gradient_is_autograds(
     images, channels, outputs, height, width, kernel_size, stride, padding, strip, last
@@ -52,8 +54,8 @@ def test_kernel_gradient_is_autograds(
 @pytest.mark.parametrize(("stride", "bias"), [(1, True), (2, False)])
 def test_gradients_are_pytorchs(stride, bias, avx2):
     torch.manual_seed(0)
-    x, weight = channels_last(3, 32, 12, 10).requires_grad_(), channels_last(5, 32, 3, 3).requires_grad_()
-    inputs = [x, weight, torch.randn(5, requires_grad=True)] if bias else [x, weight]
+    x, weight = channels_last(3, 32, 12, 10).requires_grad_(), channels_last(33, 32, 3, 3).requires_grad_()
+    inputs = [x, weight, torch.randn(33, requires_grad=True)] if bias else [x, weight]
     ours = conv2d(*inputs, stride=stride, padding=1)
     theirs = pytorch_conv2d(*inputs, stride=stride, padding=1)
     assert type(ours.grad_fn).__name__ == "_ConvolutionBackward" and torch.equal(ours, theirs)
@@ -65,7 +67,7 @@ def test_gradients_are_pytorchs(stride, bias, avx2):
 
 
 def test_only_the_gradients_that_are_asked_for(avx2):
-    x, weight = channels_last(2, 32, 8, 8), channels_last(4, 32, 3, 3).requires_grad_()
+    x, weight = channels_last(2, 32, 8, 8), channels_last(32, 32, 3, 3).requires_grad_()
     conv2d(x, weight, padding=1).sum().backward()
     assert weight.grad is not None and x.grad is None
     frozen = conv2d(x.requires_grad_(), weight.detach(), padding=1)
@@ -84,34 +86,58 @@ def test_gradients_of_gradients():
     assert torch.autograd.gradcheck(run, inputs) and torch.autograd.gradgradcheck(run, inputs)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-def test_traced_exported_and_functional(avx2):
-    """A network whose parameters ask for gradients goes through tracing, export and `torch.func.grad`."""
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_other_ways_to_run_a_network(avx2):
+    """A block whose parameters ask for gradients is traced, saved, scripted, exported and compiled as PyTorch's own."""
     torch.manual_seed(0)
-    block = BaseConv(32, 8, kernel_size=3).to(memory_format=torch.channels_last).eval()
+    block = BaseConv(32, 32, kernel_size=3).to(memory_format=torch.channels_last).eval()
     x = channels_last(2, 32, 8, 8)
     output = block(x)
-    assert torch.equal(torch.jit.trace(block, x, check_trace=False)(x), output)
-    assert torch.equal(torch.export.export(block, (x,)).module()(x), output)
-    parameters = {name: value.detach() for name, value in block.named_parameters()}
-    found = torch.func.grad(lambda given: torch.func.functional_call(block, given, (x,)).sum())(parameters)
-    output.sum().backward()
-    torch.testing.assert_close(found, {name: value.grad for name, value in block.named_parameters()})
+    traced = torch.jit.trace(block, x, check_trace=False)
+    torch.jit.save(traced, io.BytesIO())
+    ways = [
+        traced, torch.jit.script(block), torch.fx.symbolic_trace(block),
+        torch.export.export(block, (x,), strict=True).module(),
+        torch.compile(block, backend="eager", fullgraph=True),
+    ]  # fmt: skip
+    for way in ways:
+        assert torch.equal(way(x), output), way
+
+
+def test_function_transforms(avx2):
+    torch.manual_seed(0)
+    x, weight = channels_last(2, 32, 8, 8), channels_last(32, 32, 3, 3)
+
+    def run(weight, convolve=conv2d, x=x):
+        return convolve(x, weight, padding=1).square().sum()
+
+    expected = torch.func.grad(lambda w: run(w, pytorch_conv2d))(weight)
+    torch.testing.assert_close(torch.func.grad(run)(weight), expected)
+    both = torch.stack([weight, 2 * weight])
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(run))(both)[0], expected)
+    _, along = torch.func.jvp(torch.func.grad(run), (weight,), (weight,))
+    torch.testing.assert_close(along, expected)  # the square's gradient is linear
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(weight.clone().requires_grad_(), weight)
+        tangent = torch.autograd.forward_ad.unpack_dual(conv2d(x, dual, padding=1)).tangent
+    torch.testing.assert_close(tangent, pytorch_conv2d(x, weight, padding=1))
 
 
 def test_where_pytorchs_own_gradient_stays(monkeypatch):
-    x, weight = channels_last(1, 32, 8, 8), channels_last(4, 32, 3, 3)
+    x, weight = channels_last(1, 32, 8, 8), channels_last(32, 32, 3, 3)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    assert not convolution.by_products(x, weight)
+    assert not convolution.takes_products(x, weight)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert convolution.by_products(x, weight)
-    assert not convolution.by_products(x.double(), weight.double())
-    assert not convolution.by_products(x.contiguous(), weight)
-    assert not convolution.by_products(x, weight[:, :, :1, :1])
-    assert not convolution.by_products(x[:, :12], weight[:, :12])
-    assert not convolution.by_products(x.to("meta"), weight.to("meta"))
+    assert convolution.takes_products(x, weight)
+    assert not convolution.takes_products(x.double(), weight.double())
+    assert not convolution.takes_products(x.contiguous(), weight)
+    assert not convolution.takes_products(x, channels_last(32, 32, 1, 1))
+    assert not convolution.takes_products(x, channels_last(32, 32, 1, 3))
+    assert not convolution.takes_products(channels_last(1, 31, 8, 8), channels_last(32, 31, 3, 3))
+    assert not convolution.takes_products(x, channels_last(31, 32, 3, 3))
+    assert not convolution.takes_products(x.to("meta"), weight.to("meta"))
     with torch.autocast("cpu", torch.bfloat16):
-        assert not convolution.by_products(x, weight)
+        assert not convolution.takes_products(x, weight)
 
 
 @pytest.mark.parametrize("stack", [(1, 1), (2, 2)])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.evaluation_input import FileResults
 from utils.pd_fa import CENTRE_DISTANCE
 from utils.results_file import read_results
@@ -37,7 +37,7 @@ class Config:
     """Annotation list or COCO JSON; relative paths count from its folder, or the one above `annotations`."""
     frames: int = 100
     """Most frames of each run to measure, from its start."""
-    detections: Path | None = None
+    detections: Unset[Path] = None
     """COCO results on these frames, of get_map_coco.py's form."""
     confidence: float = 0.5
     """Detections from this one on are what Pd counts."""

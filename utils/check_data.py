@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from utils.annotations import Inspection, inspect_annotations
 from utils.check_rows import across_splits, box_faults, identical_frames, row_warnings
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.data_summary import SplitSummary, save_summary_figure
 from utils.frame_checks import FolderFacts, FolderJob, inspect_folder
 from utils.frames import Intensity, check_intensity
@@ -34,12 +34,12 @@ class Config:
 
     data_root: Path = Path("datasets/DAUB")
     """Folder of the data set; paths in the annotations are resolved against it."""
-    train_list: Path | None = None
+    train_list: Unset[Path] = None
     """Annotation list or COCO JSON of the training frames (with neither list given: both of the layout's own,
     annotations/instances_{train,test}2017.json)."""
-    val_list: Path | None = None
+    val_list: Unset[Path] = None
     """Annotation list or COCO JSON of the validation frames."""
-    num_classes: int | None = None
+    num_classes: Unset[int] = None
     """Classes of the network (default: as many as the files use)."""
     files: bool = True
     """Look at the frames; without, the annotation files alone are checked."""

@@ -8,13 +8,15 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import tyro
 
 from utils.heap import keep_freed_memory
 
 Config = TypeVar("Config")
+Value = TypeVar("Value")
+Unset = Annotated[Value | None, tyro.conf.arg(help_behavior_hint="")]  # a flag whose text says what stands for None
 
 MAX_ERROR_LENGTH = 600  # characters of an error line; of a longer one the middle is left out
 RULE = re.compile(r"[\s│─╭╮╰╯-]*")  # a line of tyro's message without words

@@ -10,7 +10,7 @@ import torch
 
 from utils.augment import Augmentation
 from utils.check_data import Config as DataCheck
-from utils.cli import UserError
+from utils.cli import Unset, UserError
 from utils.frames import Intensity, check_intensity
 from utils.schedule import PUBLISHED
 
@@ -20,13 +20,13 @@ PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}  # slices, layers
 
 @dataclass
 class TrainConfig:
-    """Train SSTNet. The defaults are the published recipe."""
+    """Train SSTNet. The defaults are the published recipe but for its start from YOLOX-s, --pretrained."""
 
     data_root: Path = Path("datasets/DAUB")
     """Folder of the data set; paths in the annotations are resolved against it."""
-    train_list: Path | None = None
+    train_list: Unset[Path] = None
     """Annotation list or COCO JSON to train on (default: annotations/instances_train2017.json of the data root)."""
-    val_list: Path | None = None
+    val_list: Unset[Path] = None
     """Annotation list or COCO JSON to validate on (default: annotations/instances_test2017.json)."""
     classes: Path = Path("model_data/classes_DAUB.txt")
     """Class names, one a line."""
@@ -38,17 +38,18 @@ class TrainConfig:
 
     preset: Literal["cross-slice", "released"] = "cross-slice"
     """Motion branch: cross-slice has 2 slices x 2 layers (the paper's), released 1 x 1 (the released weights')."""
-    num_slices: int | None = None
+    num_slices: Unset[int] = None
     """Slices of the motion branch (default: the preset's)."""
-    num_layers: int | None = None
+    num_layers: Unset[int] = None
     """Layers of a slice (default: the preset's)."""
     motion_weight: float = 1.0
-    """Weight of the motion term in the loss; 0: no motion branch, the detector is trained alone, a third faster."""
+    """Weight of the motion term in the loss; 0: no motion branch, the detector is trained alone: a third less work
+    than with --preset released, four fifths less than with cross-slice."""
     num_frames: int = 5
     """Frames of a clip, T."""
     frame_interval: int = 1
-    """Frames of the video from one frame of a clip to the next (published: 1). With 2 a slow target moves twice as far
-    over a clip, at no cost in detection; the camera does too. Weight files keep it, so that detection follows it."""
+    """Frames of the video from one frame of a clip to the next (published: 1). With 2, targets and camera move twice as
+    far over a clip, for the same work; what was measured with it is worse (docs/study.md). Weight files keep it."""
     gate: bool = True
     """The neck's gate, by which the frames before weight the key frame's features; without it: for ablation."""
     depth: float = 0.33
@@ -72,15 +73,16 @@ class TrainConfig:
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """SGD with Nesterov momentum (published), Adam with the published decay in its gradient, which over a long training
     shrinks what gets small gradients, the deep layers, or Adam with the decay beside it (AdamW)."""
-    lr: float | None = None
-    """Nominal learning rate, for a batch of 64: scaled by batch/64, then clamped (default: 1e-2, Adam 1e-3)."""
-    lr_bounds: tuple[float, float] | None = None
+    lr: Unset[float] = None
+    """Nominal learning rate, for a batch of 64: scaled by batch/64, then clamped (default: 1e-2, Adam and AdamW
+    1e-3)."""
+    lr_bounds: Unset[tuple[float, float]] = None
     """Least and largest rate of a step, after the scaling (default: published, 5e-4 5e-2, Adam 3e-4 1e-3)."""
     schedule: Literal["cosine", "step"] = "cosine"
-    """Learning rate along the epochs."""
+    """Learning rate along the epochs: cosine after a warm-up, or ten equal steps down."""
     init: Literal["release", "kaiming"] = "release"
     """Weights to start from; kaiming learns much faster from scratch than the published N(0, 0.02)."""
-    pretrained: Path | None = None
+    pretrained: Unset[Path] = None
     """Weight file to start from where names and shapes match: YOLOX-s, a released checkpoint or one of ours."""
     iou_loss: Literal["iou", "giou", "ciou"] = "iou"
     """Form of the box loss."""
@@ -112,7 +114,7 @@ class TrainConfig:
     seed: int = 2023
     """Seed of all chance in the run."""
     workers: int = 2
-    """Processes that read clips."""
+    """Processes that read clips, for each training process."""
     cache: Literal["off", "ram", "disk"] = "ram"
     """Keep decoded frames from epoch to epoch: in memory that all workers share, or in files that all runs do."""
     cache_mb: int = 1024

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nets import SSTNet, VideoStream
 from utils.checkpoint import load_network
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.clips import normalise_frames
 from utils.detector import cell_boxes, postprocess
 from utils.evaluation_report import make_folder
@@ -41,11 +41,11 @@ class Config:
     """One frame and a cache in, the next cache out: each frame of a video is extracted once. Default: whole clips."""
     decode: bool = False
     """Give each cell's box, score and class instead of the head's raw output."""
-    nms: float | None = None
+    nms: Unset[float] = None
     """Put decoding and non-maximum suppression with this IoU into the file (published: 0.65)."""
-    min_confidence: float | None = None
+    min_confidence: Unset[float] = None
     """With --nms: detections below this confidence are dropped (default: 0.001)."""
-    max_detections: int | None = None
+    max_detections: Unset[int] = None
     """With --nms: detections of a frame, best first (default: 100)."""
 
 

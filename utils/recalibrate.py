@@ -22,7 +22,7 @@ from tqdm import tqdm
 from nets import SSTNet
 from utils.annotations import load_annotations
 from utils.checkpoint import LoadedNetwork, checkpoint_of, load_network, read_checkpoint, save_atomically
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.clips import ClipDataset, collate_clips, normalise_frames
 from utils.config import choose_device
 from utils.evaluation_report import make_folder
@@ -38,7 +38,7 @@ class Config:
     """The file to write."""
     data_root: Path = Path("datasets/DAUB")
     """Folder of the data set; paths in the list are resolved against it."""
-    train_list: Path | None = None
+    train_list: Unset[Path] = None
     """Annotation list or COCO JSON of the frames, whose boxes are not looked at (default:
     annotations/instances_train2017.json of the data root)."""
     clips: int = 256

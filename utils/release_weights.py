@@ -31,7 +31,7 @@ from utils.checkpoint import (
     read_checkpoint,
     save_atomically,
 )
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.clips import normalise_frames
 from utils.config import TrainConfig
 from utils.evaluation_report import make_folder, read_json
@@ -59,9 +59,9 @@ class Config:
     """The file to write, at most 25 MB."""
     data: str = ""
     """What the weights were trained on and under which licence, in words; kept in the file."""
-    confidence: float | None = None
+    confidence: Unset[float] = None
     """Confidence to show detections from, which vid_predict.py takes where it is given none."""
-    frame_scales: tuple[float, float] | None = None
+    frame_scales: Unset[tuple[float, float]] = None
     """Least and most that frames were enlarged by in training: frames of other sizes are then enlarged as much, into
     an input of their own. Default: every frame goes into the input size of the training."""
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from nets import SSTNet
 from utils.checkpoint import LoadedNetwork, load_network
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.config import PRESETS, choose_device
 from utils.detector import Detector
 from utils.flops import count_as_written, count_clip, count_training, count_video_frame, shapes_only
@@ -31,13 +31,13 @@ ARCHITECTURE = ("preset", "num_classes", "num_frames", "num_slices", "num_layers
 class Config:
     """Tell a network's parameters and GFLOP by part, the motion branch apart, and time it in evaluation mode."""
 
-    weights: Path | None = None
+    weights: Unset[Path] = None
     """Weight file that says the architecture; default: an untrained network of the flags below."""
     preset: Literal["cross-slice", "released"] = "cross-slice"
     """Motion branch: cross-slice has 2 slices x 2 layers (the paper's), released 1 x 1 (the released weights')."""
-    num_slices: int | None = None
+    num_slices: Unset[int] = None
     """Slices of the motion branch (default: the preset's); 0: no motion branch."""
-    num_layers: int | None = None
+    num_layers: Unset[int] = None
     """Layers of a slice (default: the preset's)."""
     num_classes: int = 1
     """Classes of targets."""
@@ -47,7 +47,7 @@ class Config:
     """Depth factor of the extractor."""
     width: float = 0.50
     """Width factor of the extractor, the neck and the head."""
-    input_size: tuple[int, int] | None = None
+    input_size: Unset[tuple[int, int]] = None
     """Height and width of the network's input in pixels, multiples of 32 (default: 512 512; with --weights: as
     trained)."""
     device: str = "auto"

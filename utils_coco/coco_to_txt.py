@@ -14,7 +14,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.annotations import Annotations, load_annotations, write_list
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.converted import refuse_source
 
 
@@ -25,9 +25,9 @@ class Config:
     data_root: Path = Path("datasets/DAUB")
     """Folder of the data set: its annotations/instances_{train,test}2017.json become coco_{train,val}_NAME.txt
     in it, NAME being the folder's own."""
-    annotations: Path | None = None
+    annotations: Unset[Path] = None
     """One COCO JSON to convert instead of the data root's two (needs --output)."""
-    output: Path | None = None
+    output: Unset[Path] = None
     """The list to write (needs --annotations)."""
     image_prefix: str = ""
     """Folder put before every image path, as in /home/public/DAUB/."""

@@ -16,7 +16,7 @@ if __package__ in (None, ""):
 
 import numpy as np
 
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.synthetic_dataset import write_dataset
 from utils.synthetic_presets import PRESETS
 
@@ -29,17 +29,17 @@ class Config:
     seed: int = 0  # the same seed gives the same bytes, with any number of workers
     sequences: tuple[int, int] = (20, 5)  # train and validation sequences
     frames: int = 100  # of each sequence
-    image_size: tuple[int, int] | None = None  # height and width, pixels (default: the preset's)
+    image_size: Unset[tuple[int, int]] = None  # height and width, pixels (default: the preset's)
     preset: Literal["easy", "daub", "irdst", "sky", "hard"] = "daub"
-    scr: tuple[float, float] | None = None  # signal-to-clutter ratio of targets, lowest and highest
-    target_size: tuple[float, float] | None = None  # extent of targets, pixels
-    speed: tuple[float, float] | None = None  # of targets relative to the background, pixels a frame
-    targets: tuple[int, int] | None = None  # at the same time
-    distractors: tuple[int, int] | None = None  # points that look like targets and stand still on the ground
-    stuck: tuple[int, int] | None = None  # the same, but standing still in the frame
-    shaded: float | None = None  # share of `distractors` with a dark side, as the edge of a roof has, 0 to 1
-    backgrounds: Path | None = None  # folder of real pictures to fly over instead of drawn scenes
-    footage: Path | None = None  # annotation list or COCO JSON of real frames to paint into; their targets stay
+    scr: Unset[tuple[float, float]] = None  # signal-to-clutter ratio of targets, lowest and highest (default, of the next six too: the preset's)
+    target_size: Unset[tuple[float, float]] = None  # extent of targets, pixels
+    speed: Unset[tuple[float, float]] = None  # of targets relative to the background, pixels a frame
+    targets: Unset[tuple[int, int]] = None  # at the same time
+    distractors: Unset[tuple[int, int]] = None  # points that look like targets and stand still on the ground
+    stuck: Unset[tuple[int, int]] = None  # the same, but standing still in the frame
+    shaded: Unset[float] = None  # share of `distractors` with a dark side, as the edge of a roof has, 0 to 1
+    backgrounds: Unset[Path] = None  # folder of real pictures to fly over instead of drawn scenes
+    footage: Unset[Path] = None  # annotation list or COCO JSON of real frames to paint into; their targets stay
     workers: int = max(1, os.cpu_count() or 1)  # processes
     overwrite: bool = False  # replace a data set that this command wrote earlier
 

@@ -14,7 +14,7 @@ if __package__ in (None, ""):
 
 from utils.annotation_files import write_coco
 from utils.annotations import load_annotations
-from utils.cli import UserError, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.converted import refuse_source
 
 
@@ -26,7 +26,7 @@ class Config:
     """The annotation list."""
     output: Path
     """The JSON to write."""
-    data_root: Path | None = None
+    data_root: Unset[Path] = None
     """Folder of the data set, for the sizes of the frames; without it the JSON says none."""
     strip_prefix: str = ""
     """What to take away in front of every path, as /home/public/DAUB/."""
