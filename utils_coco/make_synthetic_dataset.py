@@ -31,7 +31,7 @@ class Config:
     frames: int = 100  # of each sequence
     image_size: Unset[tuple[int, int]] = None  # height and width, pixels (default: the preset's)
     preset: Literal["easy", "daub", "irdst", "sky", "hard"] = "daub"
-    scr: Unset[tuple[float, float]] = None  # signal-to-clutter ratio of targets, lowest and highest (default, of the next six too: the preset's)
+    scr: Unset[tuple[float, float]] = None  # signal-to-clutter ratio of targets, lowest and highest
     target_size: Unset[tuple[float, float]] = None  # extent of targets, pixels
     speed: Unset[tuple[float, float]] = None  # of targets relative to the background, pixels a frame
     targets: Unset[tuple[int, int]] = None  # at the same time
