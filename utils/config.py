@@ -49,7 +49,7 @@ class TrainConfig:
     """Frames of a clip, T."""
     frame_interval: int = 1
     """Frames of the video from one frame of a clip to the next (published: 1). With 2, targets and camera move twice as
-    far over a clip, for the same work; what was measured with it is worse (docs/study.md). Weight files keep it."""
+    far over a clip, for the same work; what that gives depends on both (docs/study.md). Weight files keep it."""
     gate: bool = True
     """The neck's gate, by which the frames before weight the key frame's features; without it: for ablation."""
     depth: float = 0.33
