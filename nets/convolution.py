@@ -36,7 +36,7 @@ class Conv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv2d(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
+        return conv2d(x, self.weight, self.bias, self.stride[0], self.padding[0])
 
 
 def takes_products(x: Tensor, weight: Tensor) -> bool:
@@ -91,7 +91,8 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_size: int, stride: int = 1, 
     """Gradient of a convolution's kernel: input (B, C, H, W), gradient of the output (B, O, h, w) -> (O, C, k, k).
 
     Each output cell's window of the input is a row of k k C numbers; the gradient is the product of the cells'
-    gradients with these rows, summed strip by strip. The result is channels-last, as is what it reads.
+    gradients with these rows, summed strip by strip. The result is channels-last; so is what it is made for, but any
+    layout gives the same.
     """
     channels, (outputs, height, width) = x.shape[1], grad.shape[1:]
     window = kernel_size**2 * channels
