@@ -14,7 +14,7 @@ from typing import Literal
 
 from utils.annotations import Annotations, load_annotations
 from utils.checkpoint import weights_or_default
-from utils.cli import Unset, UserError, run_command
+from utils.cli import Several, Unset, UserError, run_command
 from utils.clips import clip_places
 from utils.comparison import detector_names, format_results, protocol_warnings, score_files, write_results
 from utils.config import choose_device
@@ -55,10 +55,10 @@ class Config:
     weights: Unset[Path] = None
     """Weight file: one of this project's checkpoints, a released one, or an ONNX file of utils.export_onnx (default:
     the project's own, model_data/sstnet_infrared.pth)."""
-    detections: tuple[Path, ...] = ()
+    detections: Several[Path] = ()
     """Evaluate COCO results files instead of a network; several are compared in one table and one figure."""
-    names: tuple[str, ...] = ()
-    """Names of the detectors behind --detections, to show; default: the files'."""
+    names: Several[str] = ()
+    """Names of the detectors behind --detections, to show (default: the files')."""
     data_root: Path = Path("datasets/DAUB")
     """Folder that the frame paths of the annotations are relative to."""
     annotations: Unset[Path] = None

@@ -26,7 +26,7 @@ from benchmarks.results import DOCS, RESULTS, fill_file, read_result, shorten, w
 from benchmarks.study_tables import study_tables
 from train_DAUB import DAUBConfig
 from utils import recalibrate
-from utils.cli import Unset, UserError, parse_config, run_command
+from utils.cli import Several, Unset, UserError, parse_config, run_command
 from utils.config import TrainConfig
 from utils.evaluation_report import read_json
 from utils.run_state import newest_run
@@ -104,7 +104,7 @@ class Config:
     """Annotations to train on (default: the layout's own), such as those of the frames at hand."""
     test_list: Unset[Path] = None
     """Annotations to test on (default: the layout's own)."""
-    rows: tuple[str, ...] = ()
+    rows: Several[str] = ()
     """Rows to run, such as base key_frame frames_3 (default: all)."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Every row is trained once with each."""

@@ -16,7 +16,7 @@ import pytest
 from tests.training_cases import ROOT
 from train_DAUB import DAUBConfig
 from train_IRDST import IRDSTConfig
-from utils.cli import MAX_ERROR_LENGTH, UserError, run_command
+from utils.cli import MAX_ERROR_LENGTH, Several, Unset, UserError, parse_config, run_command
 from utils.config import TrainConfig
 from utils.trainer import train
 
@@ -135,6 +135,28 @@ def test_every_setting_has_a_help_text(capsys):
         flag = "--" + field.name.replace("_", "-")
         text = re.split(rf"{flag}(?: |, --no-\S+ )", words, maxsplit=1)[1].split(" --")[0]
         assert len(text.split("(default")[0].split()) >= 4, flag
+
+
+@dataclass
+class Optional:
+    """Flags whose texts say what stands for nothing."""
+
+    rate: Unset[float] = None
+    """Frames a second (default: the source's)."""
+    names: Several[str] = ()
+    """Names to show (default: the files')."""
+    size: int = 3
+    """Of a box."""
+
+
+def test_a_flag_that_may_be_left_out_says_what_then(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(Optional, ["--help"])
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "(default: 3)" in out and "(default: the source's)" in out
+    assert "(default: None)" not in out and "(default: )" not in out
+    assert parse_config(Optional, []) == Optional()
+    assert parse_config(Optional, ["--rate", "2", "--names", "a", "b"]) == Optional(2.0, ("a", "b"))
 
 
 def test_the_two_trainings_differ_in_three_defaults():

@@ -17,6 +17,7 @@ from utils.heap import keep_freed_memory
 Config = TypeVar("Config")
 Value = TypeVar("Value")
 Unset = Annotated[Value | None, tyro.conf.arg(help_behavior_hint="")]  # a flag whose text says what stands for None
+Several = Annotated[tuple[Value, ...], tyro.conf.arg(help_behavior_hint="")]  # the same, of an empty list
 
 MAX_ERROR_LENGTH = 600  # characters of an error line; of a longer one the middle is left out
 RULE = re.compile(r"[\s│─╭╮╰╯-]*")  # a line of tyro's message without words

@@ -10,7 +10,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.annotations import load_annotations
-from utils.cli import Unset, UserError, run_command
+from utils.cli import Several, Unset, UserError, run_command
 from utils.comparison import detector_names, format_results, protocol_warnings, score_files, write_results
 from utils.evaluation_report import make_folder, read_json
 
@@ -23,8 +23,8 @@ class Config:
     """Ground truth: a COCO JSON, or an annotation list (image ids are then its lines, from 1)."""
     detections: tuple[Path, ...]
     """COCO results: a JSON list of image_id, category_id, bbox (x, y, w, h in image pixels), score; or several."""
-    names: tuple[str, ...] = ()
-    """Names of the detectors, to show; default: the files'."""
+    names: Several[str] = ()
+    """Names of the detectors, to show (default: the files')."""
     output: Unset[Path] = None
     """Folder for metrics.json (of several files comparison.json and .csv); without it the tables are only printed."""
     confidence: float = 0.5

@@ -14,7 +14,7 @@ if __package__ in (None, ""):
 
 from utils.annotation_files import write_coco
 from utils.annotations import load_annotations
-from utils.cli import Unset, UserError, run_command
+from utils.cli import Several, Unset, UserError, run_command
 from utils.converted import refuse_source
 
 
@@ -30,7 +30,7 @@ class Config:
     """Folder of the data set, for the sizes of the frames; without it the JSON says none."""
     strip_prefix: str = ""
     """What to take away in front of every path, as /home/public/DAUB/."""
-    class_names: tuple[str, ...] = ()
+    class_names: Several[str] = ()
     """Name of class 0, 1, ... (default: target, or class 0, class 1, ...)."""
 
 

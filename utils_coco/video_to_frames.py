@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.annotation_files import whole_pixel_box, write_coco
-from utils.cli import UserError, run_command
+from utils.cli import Several, UserError, run_command
 from utils.converted import CocoBuilder, new_folder
 from utils.evaluation_report import make_folder
 from utils.frames import is_image_name, natural_key
@@ -45,7 +45,7 @@ class Config:
     """JSON with the boxes of every video, by its name without the ending."""
     output: Path
     """New folder for images/ and annotations/."""
-    val: tuple[str, ...] = ()
+    val: Several[str] = ()
     """Names of the videos that make the validation split; the others are for training."""
 
 
