@@ -175,6 +175,7 @@ def weights_table(about: Mapping[str, Any]) -> str:
         ("settings other than the defaults", settings or "none recorded"),
         ("epochs done", made.get("epochs_done") or "not recorded"),
         ("trained by", version),
+        *([("BatchNorm's statistics", made["statistics"])] if "statistics" in made else []),
     ]
     return table(("", ""), rows, words=2)
 

@@ -183,6 +183,10 @@ def other_weights(kind: str, path: Path) -> Path:
         save_weights(path, SSTNet(num_frames=3, num_slices=1, num_layers=1, width=0.125), ("target",), (64, 64))
         content = torch.load(path, weights_only=True)
         torch.save({**content, "architecture": {**content["architecture"], "width": 0.25}}, path)
+    elif kind == "not finite":
+        model = SSTNet(num_frames=3, num_slices=1, num_layers=1, width=0.125)
+        model.head.stems[0].bn.bias.data[0] = float("nan")
+        save_weights(path, model, ("target",), (64, 64))
     elif kind == "a pickle that runs code":
         torch.save({"model": {"w": torch.zeros(1)}, "run": os.getcwd}, path)
     elif kind == "truncated":
@@ -213,7 +217,7 @@ def test_weights_that_do_not_fit(kind, fails, data_root, tmp_path):
             assert error.startswith(f"{path}: weights of another network")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WEIGHT_FAULTS if kind != "another width"])
+@pytest.mark.parametrize("kind", [*(kind for kind in WEIGHT_FAULTS if kind != "another width"), "not finite"])
 def test_pretrained_weights_that_do_not_fit(kind, fails, data_root, tmp_path):
     path = other_weights(kind, tmp_path / "weights.pth")
     error = fails("train_DAUB", *flags(data_root, tmp_path / "run", pretrained=path))
@@ -221,7 +225,18 @@ def test_pretrained_weights_that_do_not_fit(kind, fails, data_root, tmp_path):
     if kind == "missing":
         assert error == f"{path}: no such file; --pretrained takes a weight file (.pth)"
     if kind == "another network":
-        assert error.startswith(f"{path}: weights of another network, no name and shape fits (0 tensors loaded")
+        assert error.startswith(f"{path}: weights of another network, no kernel of the detector fits (")
+    if kind == "not finite":
+        assert "values that are not finite, the first in head.stems.0.bn.bias" in error
+
+
+def test_pretrained_weights_of_another_width(fails, data_root, tmp_path):
+    """BatchNorm's counters and the motion branch's nodes fit, of whatever width."""
+    path = tmp_path / "wide.pth"
+    save_weights(path, SSTNet(num_frames=3, num_slices=1, num_layers=1, width=0.25), ("target",), (64, 64))
+    error = fails("train_DAUB", *flags(data_root, tmp_path / "run", pretrained=path))
+    assert error.startswith(f"{path}: weights of another network, no kernel of the detector fits (")
+    assert "0 tensors loaded" not in error
 
 
 def test_damaged_checkpoint_of_a_run(fails, data_root, tmp_path):

@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nets import SSTNet
 from tests.training_cases import make_data, run
+from utils.annotations import load_annotations
 from utils.checkpoint import checkpoint_of, load_network
-from utils.recalibrate import Config, main, recalibrate
+from utils.clips import ClipDataset
+from utils.detector import Detector
+from utils.recalibrate import Config, batches_of, main, recalibrate
 
 SETTINGS = {"settings": {"seed": 5}, "progress": {"epoch": 2}, "optimizer": {"state": torch.zeros(3)}}
 
@@ -92,6 +96,26 @@ def test_the_file_says_what_the_old_one_says(files, tmp_path, capsys):
     assert command(capsys, data_root, weights, tmp_path / "again.pth", "--clips", 9, "--batch-size", 4)[0] == 0
     again = load_network(tmp_path / "again.pth").model.state_dict()
     assert all(torch.equal(value, again[name]) for name, value in new.model.state_dict().items())
+
+
+def test_frames_of_other_sizes_are_enlarged_as_in_detection(tmp_path):
+    """Each size makes batches of its own, of the input that a detector gives it."""
+    sizes, lines = {"a": (48, 80), "b": (64, 64)}, []  # height, width
+    for name, (height, width) in sizes.items():
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for number in range(5):
+            Image.fromarray(np.full((height, width), 10 * number, np.uint8)).save(folder / f"{number}.png")
+            lines.append(f"images/{name}/{number}.png 8,8,16,16,0")
+    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+    data, scales = load_annotations(tmp_path / "list.txt", tmp_path), (1.5, 2.0)
+    clips = ClipDataset(data, (64, 64), 3, frame_scales=scales)
+    config = Config(Path("w.pth"), Path("out.pth"), batch_size=2)
+    found = [tuple(batch.shape) for batch in batches_of(clips, config, torch.device("cpu"))]
+    wanted = [(2, 3, 3, *Detector(network(), ("target",), (64, 64), frame_scales=scales).letterbox(size).input_size)
+              for size in sizes.values()]  # fmt: skip
+    assert sorted(found) == sorted(2 * wanted)  # of five clips of a size one is left over
+    assert wanted == [(2, 3, 3, 96, 128), (2, 3, 3, 96, 96)]
 
 
 @pytest.mark.parametrize(

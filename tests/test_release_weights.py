@@ -13,8 +13,8 @@ from PIL import Image
 import vid_map_coco
 import vid_predict
 from nets import SSTNet
-from tests.training_cases import SMALL, run
-from utils import checkpoint, release_weights
+from tests.training_cases import SMALL, make_data, run
+from utils import checkpoint, recalibrate, release_weights
 from utils.checkpoint import checkpoint_of, load_network, save_weights
 from utils.detector import Detector
 from utils.letterbox import input_between
@@ -85,6 +85,17 @@ def test_a_small_file_that_says_everything(run_file, tmp_path, capsys):
     assert release(capsys, "--weights", output, "--output", tmp_path / "twice.pth")[0] == 0  # a release of a release
     twice = load_network(tmp_path / "twice.pth")
     assert (twice.provenance, twice.confidence, twice.frame_scales) == (said, 0.3, (1.5, 2.0))
+
+
+def test_a_release_of_recalibrated_weights_says_so(run_file, tmp_path, capsys):
+    words = ["--weights", run_file, "--data-root", make_data(tmp_path / "data"), "--device", "cpu", "--clips", 8]
+    recalibrated = run_file.with_name("recalibrated.pth")
+    words = [str(word) for word in (*words, "--output", recalibrated)]
+    assert run(capsys, words, recalibrate.Config, recalibrate.main)[0] == 0
+    content = torch.load(recalibrated, weights_only=True)
+    said = release_weights.provenance(content, Config(recalibrated, tmp_path / "small.pth"))
+    assert said["statistics"] == "8 clips of whole frames, instances_train2017.json"
+    assert said["epochs_done"] == 7 and said["revision"] == "abc1234"
 
 
 def test_files_that_must_not_be_given_away(run_file, tmp_path, capsys, monkeypatch):

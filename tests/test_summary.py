@@ -54,6 +54,17 @@ def test_a_weight_file_says_its_own_network_and_is_timed(tmp_path: Path, capsys)
     assert float(LATENCY.search(printed)[1]) > 0 and "input_size: 64 x 96" in printed and "frames_timed: 4" in printed
 
 
+def test_a_network_without_gate_is_counted(tmp_path: Path, capsys):
+    """The gate is two convolutions over all reference frames, of the clip and of the equations alike."""
+    neck = {}
+    for gate in (True, False):
+        model = SSTNet(num_slices=0, width=0.25, gate=gate)
+        save_weights(tmp_path / "w.pth", model, ("target",), (512, 512))
+        assert summarise("--weights", tmp_path / "w.pth", "--frames", 0) == 0
+        neck[gate] = [float(cell) for cell in rows(capsys.readouterr().out)["neck"][2:] if cell]
+    assert all(ours < gated for ours, gated in zip(neck[False], neck[True], strict=True))
+
+
 def test_the_smallest_input_is_counted(capsys):
     assert summarise("--input-size", 32, 32, "--width", 0.0625, "--frames", 0) == 0
     assert "clips of 5 frames of 32 x 32" in capsys.readouterr().out

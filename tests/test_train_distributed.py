@@ -249,12 +249,32 @@ def test_a_signal_to_one_stops_both(whole, data_root, tmp_path):
 
 def test_loss_that_is_no_number_is_said_once(whole, data_root, tmp_path):
     content = read_weights(whole / "best.pth")
-    content["model"]["head.obj_preds.0.bias"].fill_(float("nan"))
+    content["model"]["head.obj_preds.0.bias"].fill_(3e38)  # whose sum over the cells is beyond float32
     torch.save(content, tmp_path / "poisoned.pth")
     arguments = flags(data_root, tmp_path / "run", **TINY, pretrained=tmp_path / "poisoned.pth")
     assert run_two(arguments, tmp_path) == [2, 2]
-    assert (tmp_path / "output0").read_text().count("error: epoch 1, step 1: the loss is nan for the clips") == 1
+    assert (tmp_path / "output0").read_text().count("error: epoch 1, step 1: the loss is inf for the clips") == 1
     assert "error" not in (tmp_path / "output1").read_text()
+
+
+def test_a_signal_ends_the_wait_for_the_others(data_root, tmp_path):
+    """The second process never comes."""
+    place = places()[0]
+    member = start(flags(data_root, tmp_path / "run", **TINY), tmp_path / "output0", None, place)
+    while member.is_alive() and not _listens(place):
+        member.join(0.01)
+    os.kill(member.pid, signal.SIGTERM)
+    assert finish(member, 30) == -signal.SIGTERM
+    assert not (tmp_path / "run").exists()
+
+
+def _listens(place: dict[str, str]) -> bool:
+    """Whether the first process waits for others at its address."""
+    try:
+        socket.create_connection((place["MASTER_ADDR"], int(place["MASTER_PORT"])), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_torchrun(data_root, tmp_path):

@@ -84,6 +84,21 @@ def test_other_batches_begin_the_epoch_anew(data_root, tmp_path, capsys):
     assert read_weights(tmp_path / "last.pth")["training"]["ema_updates"] == 4 + 2
 
 
+def test_the_same_files_spelled_otherwise_are_the_same(data_root, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        DiesBeforeSaving(small_config(data_root, run_dir, epochs=1)).fit()
+    capsys.readouterr()
+    link = tmp_path / "elsewhere"
+    link.symlink_to(data_root)
+    names = {"train_list": "instances_train2017.json", "val_list": "instances_test2017.json"}
+    lists = {name: link / "annotations" / file for name, file in names.items()}
+    status, out, _ = run(capsys, flags(link, run_dir, epochs=1, resume=True, **lists))
+    assert status == 0 and "going on after step 4 of epoch 1\n" in out and "anew" not in out
+    status, out, _ = run(capsys, flags(link, run_dir, epochs=2, resume=True, val_list=lists["train_list"]))
+    assert status == 0 and "val_list" in out and "the best begins anew" in out
+
+
 class DiesBeforeValidating(Trainer):
     def validate(self) -> tuple[float, float]:
         raise KeyboardInterrupt
@@ -240,13 +255,13 @@ def test_pretrained_weights_are_reported_and_not_needed_again(data_root, tmp_pat
 
 def test_loss_that_is_no_number_stops_the_run(data_root, tmp_path, finished, capsys):
     content = read_weights(finished / "best.pth")
-    content["model"]["head.obj_preds.0.bias"].fill_(float("nan"))
+    content["model"]["head.obj_preds.0.bias"].fill_(3e38)  # whose sum over the cells is beyond float32
     torch.save(content, tmp_path / "poisoned.pth")
     arguments = flags(data_root, tmp_path / "run", pretrained=tmp_path / "poisoned.pth", workers=1)
     status, _, error = run(capsys, arguments)
     assert status == 2 and error.count("\n") == 1
     frames = r"images/train/data\d/\d\.bmp(, images/train/data\d/\d\.bmp){3}"
-    start = "error: epoch 1, step 1: the loss is nan for the clips that end at "
+    start = "error: epoch 1, step 1: the loss is inf for the clips that end at "
     assert re.match(rf"{start}{frames}; look at these frames", error)
     assert "no checkpoint has been written yet" in error and not list((tmp_path / "run").glob("*.pth"))
     gc.collect()

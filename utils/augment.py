@@ -119,6 +119,11 @@ class TrainingClips(Dataset[ClipSample]):
         return self.augmentation(self.clips.sample(index, places), generator)
 
 
+def clips_of_epoch(num_clips: int, share: float) -> int:
+    """How many of the clips an epoch sees; 100 * 0.29, a little less than 29 in floating point, is 29."""
+    return int(round(num_clips * share, 6))
+
+
 class EpochSampler(Sampler[tuple[int, int]]):
     """A random share of all clips, another one each epoch, in random order: (clip index, seed of its augmentation).
 
@@ -127,7 +132,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __init__(self, num_clips: int, share: float, seed: int):
         self.num_clips = num_clips
-        self.count = max(int(num_clips * share), 1)
+        self.count = max(clips_of_epoch(num_clips, share), 1)
         self.seed = seed
         self.epoch = 0
 

@@ -20,7 +20,7 @@ from utils.annotations import Annotations
 from utils.cli import UserError
 from utils.frame_cache import FrameCache, NoCache
 from utils.frames import Intensity, read_frame, sequence_frames, split_runs
-from utils.letterbox import Letterbox
+from utils.letterbox import Letterbox, input_between
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -107,6 +107,7 @@ class LoadingError(UserError):
 class ClipDataset(Dataset[ClipSample]):
     """The clips of all annotated key frames, letterboxed to `input_size` (H, W).
 
+    With `frame_scales` frames of other sizes get inputs of their own (`letterbox.input_between`), as in detection.
     Neighbouring clips share frames, and epochs do: what a `cache` keeps is not decoded again. Labels are never
     changed. An unreadable frame raises `UserError`, in workers too.
     """
@@ -119,6 +120,7 @@ class ClipDataset(Dataset[ClipSample]):
         cache: FrameCache | None = None,
         intensity: Intensity = "full",
         frame_interval: int = 1,
+        frame_scales: tuple[float, float] | None = None,
     ) -> None:
         self.annotations = annotations
         self.input_size = (int(input_size[0]), int(input_size[1]))
@@ -127,6 +129,7 @@ class ClipDataset(Dataset[ClipSample]):
         self.index = ClipIndex()
         self.cache = cache or NoCache()
         self.intensity = intensity
+        self.frame_scales = frame_scales
 
     def __len__(self) -> int:
         return len(self.annotations.records)
@@ -145,7 +148,10 @@ class ClipDataset(Dataset[ClipSample]):
 
     def _load(self, path: Path) -> tuple[np.ndarray, Letterbox]:
         grey = read_frame(path, self.intensity)  # (h, w)
-        letterbox = Letterbox(grey.shape, self.input_size)
+        size = self.input_size
+        if self.frame_scales:
+            size = input_between(grey.shape, size, self.frame_scales)
+        letterbox = Letterbox(grey.shape, size)
         return letterbox.image(grey), letterbox
 
     def _sample(self, index: int, offsets: Sequence[int]) -> ClipSample:

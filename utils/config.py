@@ -77,7 +77,7 @@ class TrainConfig:
     """Nominal learning rate, for a batch of 64: scaled by batch/64, then clamped (default: 1e-2, Adam and AdamW
     1e-3)."""
     lr_bounds: Unset[tuple[float, float]] = None
-    """Least and largest rate of a step, after the scaling (default: published, 5e-4 5e-2, Adam 3e-4 1e-3)."""
+    """Least and largest peak of the rate, after the scaling (default: published, 5e-4 5e-2, Adam 3e-4 1e-3)."""
     schedule: Literal["cosine", "step"] = "cosine"
     """Learning rate along the epochs: cosine after a warm-up, or ten equal steps down."""
     init: Literal["release", "kaiming"] = "release"
@@ -218,6 +218,12 @@ class TrainConfig:
         given = self.train_list if split == "train" else self.val_list
         name = "instances_train2017.json" if split == "train" else "instances_test2017.json"
         return given or self.data_root / "annotations" / name
+
+    def files(self) -> dict[str, str]:
+        """The settings that name the data, as whole paths: the same however they are spelled, or left out."""
+        named = {"data_root": self.data_root, "train_list": self.annotations("train")}
+        named["val_list"] = self.annotations("val")
+        return {name: str(path.resolve()) for name, path in named.items()}
 
     @property
     def data_check(self) -> DataCheck:

@@ -38,7 +38,7 @@ def count_as_written(model: SSTNet, size: Size) -> dict[str, float]:
 
     def neck(network: SSTNet) -> None:
         neck = network.neck
-        gated = neck.conv_ref(torch.cat([cells] * references, 1)) * cells
+        gated = cells if neck.conv_ref is None else neck.conv_ref(torch.cat([cells] * references, 1)) * cells
         neck.conv_cr_mix(torch.cat([neck.conv_cur(gated), cells], 1))
         pairs = [neck.conv_gl(torch.cat([cells, cells], 1)) for _ in range(references)]
         neck.conv_final(torch.cat([neck.conv_gl_mix(sum(pairs)), cells], 1))

@@ -10,6 +10,7 @@ place of the running average is "precise BatchNorm" (Wu and Johnson, Rethinking 
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from nets import SSTNet
 from utils.annotations import load_annotations
 from utils.checkpoint import LoadedNetwork, checkpoint_of, load_network, read_checkpoint, save_atomically
 from utils.cli import Unset, UserError, run_command
-from utils.clips import ClipDataset, collate_clips, normalise_frames
+from utils.clips import ClipDataset, ClipSample, collate_clips, normalise_clips
 from utils.config import choose_device
 from utils.evaluation_report import make_folder
 
@@ -44,7 +45,7 @@ class Config:
     clips: int = 256
     """Clips to take the statistics from, drawn by chance."""
     batch_size: int = 8
-    """Clips of a batch; the statistics are means over the batches."""
+    """Clips of a batch, of one size; the statistics are means over the batches."""
     seed: int = 0
     """Of the choice of clips."""
     device: str = "auto"
@@ -62,24 +63,30 @@ def main(config: Config) -> None:
     data = load_annotations(path, config.data_root)
     clips = ClipDataset(
         data, network.input_size, network.model.num_frames, intensity=network.intensity,
-        frame_interval=network.model.frame_interval,
+        frame_interval=network.model.frame_interval, frame_scales=network.frame_scales,
     )  # fmt: skip
     if len(clips) < config.batch_size:
         raise UserError(f"{path}: {len(clips)} frames are fewer than --batch-size {config.batch_size}")
     make_folder(config.output.parent)
     count = recalibrate(network.model, batches_of(clips, config, next(network.model.parameters()).device))
+    if not count:
+        raise UserError(f"{path}: of the clips drawn no {config.batch_size} (--batch-size) are of one size")
     used = f"{count * config.batch_size} clips of whole frames, {path.name}"
     save_atomically(weight_file(network, read_checkpoint(config.weights), used), config.output)
     print(f"{config.output}: BatchNorm's statistics of {used}; its weights are those of {config.weights}")
 
 
 def batches_of(clips: ClipDataset, config: Config, device: torch.device) -> Iterator[Tensor]:
-    """Whole batches of clips (B, 3, T, H, W), drawn by chance."""
+    """Whole batches of clips (B, 3, T, H, W), drawn by chance; frames of other sizes make batches of their own."""
     chosen = random.Random(config.seed).sample(range(len(clips)), min(config.clips, len(clips)))
-    starts = range(0, len(chosen) - config.batch_size + 1, config.batch_size)
-    for start in tqdm(starts, unit="batch", disable=None, leave=False):
-        batch = collate_clips([clips[number] for number in chosen[start : start + config.batch_size]]).clips.to(device)
-        yield normalise_frames(batch.flatten(0, 1)).unflatten(0, batch.shape[:2]).transpose(1, 2)
+    waiting: dict[torch.Size, list[ClipSample]] = defaultdict(list)
+    for number in tqdm(chosen, unit="clip", disable=None, leave=False):
+        sample = clips[number]
+        samples = waiting[sample.clip.shape]
+        samples.append(sample)
+        if len(samples) == config.batch_size:
+            yield normalise_clips(collate_clips(samples).clips.to(device))
+            samples.clear()
 
 
 @torch.no_grad()
@@ -113,8 +120,10 @@ def recalibrate(model: SSTNet, batches: Iterable[Tensor]) -> int:
 def weight_file(network: LoadedNetwork, content: dict[str, Any], used: str) -> dict[str, Any]:
     """The dictionary of the file: what the old one says, less the states that only --resume needs."""
     file = checkpoint_of(network.model, network.class_names, network.input_size, network.intensity)
-    if network.provenance:
+    if network.provenance:  # a released file
         file["provenance"] = {**network.provenance, "statistics": used}
+    else:
+        file["statistics"] = used
     if network.frame_scales is not None:
         file["frame_scales"] = list(network.frame_scales)
     if network.confidence is not None:

@@ -151,6 +151,7 @@ def provenance(content: Mapping[str, Any], config: Config) -> dict[str, Any]:
         "revision": environment.get("git"),
         "torch": environment.get("packages", {}).get("torch"),
         "data": config.data,
+        **({"statistics": content["statistics"]} if "statistics" in content else {}),  # of utils.recalibrate
     }
 
 

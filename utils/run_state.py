@@ -140,25 +140,30 @@ def check_same_network(path: Path, content: dict[str, Any], architecture: dict[s
         raise UserError(f"{path}: made with --optimizer {before}; pass that or another --run-dir")
 
 
-def restore_progress(training: dict[str, Any], settings: dict[str, Any], num_clips: int) -> tuple[Progress, list[str]]:
-    """A run's progress under settings that may have changed since, and what there is to say of that."""
-    progress, before = Progress(**training["progress"]), training["settings"]
-    notes = [
-        f"{name} {before[name]} -> {value}"
-        for name, value in settings.items()
-        if name not in PASSING and before.get(name, value) != value
-    ]
-    if any(before.get(name, settings[name]) != settings[name] for name in JUDGED):  # scores cannot be compared
+def restore_progress(
+    training: dict[str, Any], settings: dict[str, Any], files: dict[str, str], num_clips: int
+) -> tuple[Progress, list[str]]:
+    """A run's progress under settings and `TrainConfig.files` that may have changed since, and what there is to say."""
+    progress, before, files_before = Progress(**training["progress"]), training["settings"], training.get("files", {})
+
+    def changed(name: str) -> bool:
+        same_file = name in files_before and files_before[name] == files[name]  # however it is spelled
+        return before.get(name, settings[name]) != settings[name] and not same_file
+
+    notes = [f"{n} {before[n]} -> {value}" for n, value in settings.items() if n not in PASSING and changed(n)]
+    if any(map(changed, JUDGED)):  # scores cannot be compared
         progress.best = float("inf")
         notes.append("scores that cannot be compared with those before: the best begins anew")
-    moved = num_clips != training["num_clips"] or any(before[name] != settings[name] for name in ORDER)
+    moved = num_clips != training["num_clips"] or any(map(changed, ORDER))
     if moved and progress.step:
         progress.begin_epoch()
         notes.append(f"other batches: epoch {progress.epoch + 1} begins anew")
     return progress, notes
 
 
-def state_of_run(progress: Progress, settings: dict[str, Any], num_clips: int, **states: Any) -> dict[str, Any]:
+def state_of_run(
+    progress: Progress, settings: dict[str, Any], files: dict[str, str], num_clips: int, **states: Any
+) -> dict[str, Any]:
     """What `newest_run` and `restore_progress` want to find under `training`, beside the `states` of objects."""
-    return {"progress": asdict(progress), "settings": settings, "num_clips": num_clips, **states}
+    return {"progress": asdict(progress), "settings": settings, "files": files, "num_clips": num_clips, **states}
 

@@ -16,7 +16,7 @@ class Rates:
     """Published learning rates of an optimiser."""
 
     nominal: float  # for a batch of 64
-    bounds: tuple[float, float]  # of what a step's is clamped to
+    bounds: tuple[float, float]  # of the peak, after the scaling
 
 
 ADAM = Rates(1e-3, (3e-4, 1e-3))

@@ -55,7 +55,7 @@ def train(config: TrainConfig) -> int:
         return check_data.main(config.data_check)
     processes = Processes.from_environment()
     device = processes.device(config.device)
-    with StopSignals(patient=processes.several) as stop, processes.joined(device, config.rank_timeout):
+    with processes.joined(device, config.rank_timeout), StopSignals(patient=processes.several) as stop:
         try:
             trainer = Trainer(config, processes, stop)
         except (RuntimeError, MemoryError) as error:  # another process may have met a fault of its own
@@ -348,7 +348,8 @@ class Trainer:
                 "ema_updates": self.ema.updates,
                 "random": chance,
             }
-            training = state_of_run(self.progress, self.config.to_json(), len(self.train_data.records), **states)
+            config, num_clips = self.config, len(self.train_data.records)
+            training = state_of_run(self.progress, config.to_json(), config.files(), num_clips, **states)
             save_run(self._weights() | {"training": training}, self.config.run_dir)
         self.saved, self.unsaved = str(self.progress), False
 
@@ -379,5 +380,6 @@ class Trainer:
         if self.processes.rank < len(state["random"]):
             restore_random_states(state["random"][self.processes.rank], self.device)
         self.saved = str(Progress(**state["progress"]))
-        self.progress, notes = restore_progress(state, settings, len(self.train_data.records))
+        num_clips = len(self.train_data.records)
+        self.progress, notes = restore_progress(state, settings, self.config.files(), num_clips)
         self.resumed = "; ".join([f"{path}: going on after {self.saved}", *notes])

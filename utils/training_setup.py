@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from nets import SSTNet
 from utils.annotations import Annotations, load_annotations
-from utils.augment import EpochSampler, TrainingClips
+from utils.augment import EpochSampler, TrainingClips, clips_of_epoch
 from utils.batches import BatchShape, BatchShare
-from utils.checkpoint import load_weights
+from utils.checkpoint import LoadReport, load_weights
 from utils.cli import UserError
 from utils.clips import ClipDataset, collate_clips
 from utils.config import TrainConfig
@@ -46,7 +47,7 @@ def load_split(config: TrainConfig, split: Literal["train", "val"], class_names:
 
 def batch_shape(config: TrainConfig, num_clips: int, source: object, processes: Processes) -> BatchShape:
     """How steps divide their clips; UserError where an epoch has none, or BatchNorm nothing to work on."""
-    if num_clips * config.epoch_share < config.batch_size:
+    if clips_of_epoch(num_clips, config.epoch_share) < config.batch_size:
         raise UserError(
             f"{source}: {num_clips} clips x --epoch-share {config.epoch_share} "
             f"are less than one batch of {config.batch_size}; lower --batch-size or raise --epoch-share"
@@ -73,12 +74,22 @@ def build_model(
     if config.pretrained and fresh:
         if not config.pretrained.is_file():
             raise UserError(f"{config.pretrained}: no such file; --pretrained takes a weight file (.pth)")
-        report = load_weights(model, config.pretrained)
-        if not report.loaded:
-            raise UserError(f"{config.pretrained}: weights of another network, no name and shape fits ({report})")
-        say(f"{config.pretrained}: {report}")
+        say(f"{config.pretrained}: {load_start(model, config.pretrained)}")
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     return model.to(device, memory_format=layout)
+
+
+def load_start(model: SSTNet, path: Path) -> LoadReport:
+    """Load what fits of a weight file to start from; UserError where no kernel of the detector does, or a value is not
+    finite."""
+    report = load_weights(model, path)
+    values = model.state_dict()
+    # BatchNorm's counters and the motion branch's nodes fit a network of any width.
+    if not any(values[name].dim() == 4 and not name.startswith("motion_branch.") for name in report.loaded):
+        raise UserError(f"{path}: weights of another network, no kernel of the detector fits ({report})")
+    if bad := [name for name in report.loaded if not values[name].isfinite().all()]:
+        raise UserError(f"{path}: has values that are not finite, the first in {bad[0]}; pass another weight file")
+    return report
 
 
 def build_loader(
