@@ -19,11 +19,12 @@ from utils.clips import clip_places
 from utils.comparison import detector_names, format_results, protocol_warnings, score_files, write_results
 from utils.config import choose_device
 from utils.contrast import measure_contrasts
+from utils.converted import refuse_source
 from utils.detector import Detector
 from utils.evaluation import Scored, score
 from utils.evaluation_metrics import Evaluation
 from utils.evaluation_report import make_folder, write_json
-from utils.figures import save_figures
+from utils.figures import FIGURES, save_figures
 from utils.frames import Intensity, check_intensity, read_image_size
 from utils.gallery import Gallery, choose_cases, save_page
 from utils.published_curves import DATASETS, PublishedCurves, load_published_curves
@@ -43,6 +44,11 @@ PUBLISHED_PROTOCOL = {
 }
 NETWORK_ONLY = (
     "resize", "input_size", "nms", "min_confidence", "repeat_key_frame", "frame_interval", "chunk", "speed_frames",
+)  # fmt: skip
+RESULTS = ("metrics.json", "comparison.json", "comparison.csv")  # in the output folder
+REPORT = (
+    "report.html", "gallery_misses*.png", "gallery_false_alarms*.png",
+    *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")),
 )  # fmt: skip
 GALLERY = 6  # failures of each kind, where the frames are known to be at hand
 PLACES = clip_places(5)  # of the frames of a gallery strip where no network says which its clips hold
@@ -114,6 +120,7 @@ def main(config: Config) -> None:
     evaluations = {name: scored.evaluation for name, scored in runs.items()}
     for warning in protocol_warnings(evaluations):
         print(f"warning: not the same protocol: {warning}", file=sys.stderr)
+    _remove_older(config.output, several=len(runs) > 1)
     metrics = write_results(evaluations, config.output)
     published = _published_curves(config)
     for warning in _differences(evaluations, published) if published else ():
@@ -155,7 +162,19 @@ def _check(config: Config) -> None:
             if getattr(config, name) != defaults[name]:
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(f"{flag} is for --weights: the detections of a file are scored as they are")
+    for name in RESULTS if config.detections else ("detections.json", *RESULTS):
+        refuse_source(config.output / name, [_annotation_file(config), *config.detections])
     make_folder(config.output)
+
+
+def _remove_older(folder: Path, several: bool) -> None:
+    """Take away what an earlier evaluation drew and compared in the folder: it would be read as this one's.
+
+    The metrics.json of a single detector stays beside its detections while several are compared.
+    """
+    for pattern in REPORT if several else (*REPORT, *RESULTS):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _score_network(config: Config) -> tuple[dict[str, Scored], Annotations, range, Intensity]:
@@ -204,8 +223,6 @@ def _gallery(
             page = config.output / f"gallery_{title}{own}.png"
             if strips:
                 save_page(page, strips)
-            else:
-                page.unlink(missing_ok=True)  # of an earlier evaluation in this folder
     return sections
 
 
@@ -232,14 +249,22 @@ def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, Detect
     # A list cannot say how many classes there are; a JSON does.
     classes_of_list = None if path.suffix.lower() == ".json" else len(names)
     annotations = load_annotations(path, config.data_root, classes_of_list)
-    if classes_of_list is None and len(annotations.class_names) > 1 and annotations.class_names != names:
+    by_name = classes_of_list is None and set(names) <= set(annotations.class_names)
+    if classes_of_list is None and len(annotations.class_names) > 1 and not by_name:
         theirs, ours = ", ".join(annotations.class_names), ", ".join(names)
         print(f"warning: {path}: categories {theirs}, but the network's are {ours}: matched by order", file=sys.stderr)
     shown = annotations
     if not config.include_empty_frames:
         annotated = {annotation["image_id"] for annotation in annotations.coco["annotations"]}
         shown = replace(annotations, records=tuple(r for r in annotations.records if r.image_id in annotated))
-    results = detector.detect(shown)
+    if any(path.parent.resolve() == config.output.resolve() for path in {r.path for r in shown.records}):
+        raise UserError(f"{config.output}: holds annotated frames; give another --output")
+    if by_name:
+        ids = dict(zip(annotations.class_names, annotations.category_ids, strict=True))
+        results = detector.detect(replace(shown, category_ids=tuple(ids[name] for name in names)))
+    else:
+        results = detector.detect(shown)
+    (config.output / "metrics.json").unlink(missing_ok=True)  # which would lend older protocol to these detections
     write_json(config.output / "detections.json", results, indent=None)  # now: what follows may fail
     sample = speed_sample(shown, config.speed_frames) if config.speed_frames else []
     protocol = {

@@ -85,6 +85,18 @@ def test_exit_status_is_zero_with_warnings_alone(tmp_path, capsys):
     assert "warning: " in said and "jump" in said and "8 frames have no box" in said and "0 errors, 2 warnings" in said
 
 
+def test_a_sequence_named_like_a_formula(tmp_path, capsys):
+    """Matplotlib takes what stands between $ signs for one."""
+    for split, name in (("train", "x$^$y"), ("val", "z")):
+        folder = tmp_path / "images" / name
+        save_sequence(folder, moving_frames(1, 5))
+        lines = [f"images/{name}/{path.name} 8,8,16,16,0" for path in sorted(folder.iterdir())]
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    config = Config(tmp_path, tmp_path / "train.txt", tmp_path / "val.txt", output=tmp_path / "out")
+    main(config)
+    assert (tmp_path / "out" / "summary.png").is_file() and "x$^$y" in (tmp_path / "out" / "report.txt").read_text()
+
+
 def test_annotation_files_alone(tmp_path):
     write_list(tmp_path / "list.txt", [("/home/public/D/images/1/0.bmp", [(1, 2, 9, 9, 0)])])
     report = check(Config(tmp_path, tmp_path / "list.txt", files=False))

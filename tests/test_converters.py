@@ -104,6 +104,20 @@ def test_masks_become_boxes_with_counts(tmp_path, capsys):
         masks_to_coco.main(config)
 
 
+def test_masks_behind_links_are_found(tmp_path, capsys):
+    mask = np.full((8, 8), 255, np.uint8)
+    for kind in ("images", "masks"):
+        save(tmp_path / "elsewhere" / kind / "0.png", mask)
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "s1").symlink_to(tmp_path / "elsewhere" / kind)
+    masks_to_coco.main(masks_to_coco.Config(tmp_path, tmp_path / "masks", tmp_path / "boxes.json"))
+    assert "1 frames, 1 boxes" in capsys.readouterr().out
+    root, masks, images = tmp_path / "data", tmp_path / "masks", tmp_path / "images"
+    config = masks_to_coco.Config(root, masks, tmp_path / "b.json", images)
+    with pytest.raises(UserError, match="images: not below --data-root"):
+        masks_to_coco.main(config)
+
+
 @pytest.mark.parametrize("kind", [np.uint16, np.float32])
 def test_masks_count_in_their_own_depth(tmp_path, kind):
     """Labels 1 and 2 of a 16-bit mask would be grey level 0."""
@@ -152,6 +166,14 @@ def test_video_becomes_frames_and_boxes(tmp_path, capsys):
     assert "1 entries of the boxes behind the last frame" in said
     assert "two.avi: left out 1 frames behind the last entry of the boxes" in said
     assert "4 frames, 3 boxes, 2 frames without a box" in said and "1 frames, 1 boxes" in said
+
+
+def test_one_video_in_the_folder_that_is_worked_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_video(Path("one.avi"), [np.zeros((48, 64), np.uint8)])
+    Path("boxes.json").write_text('{"one": {"boxes": [[1, 2, 3, 4]]}}')
+    video_to_frames.main(video_to_frames.Config(Path("one.avi"), Path("boxes.json"), Path("datasets/mine")))
+    assert len(list(Path("datasets/mine/images").rglob("*.*"))) == 1
 
 
 def test_video_converter_refuses(tmp_path):

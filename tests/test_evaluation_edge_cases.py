@@ -209,6 +209,8 @@ def test_many_unknown_images_are_counted_and_some_named():
         (lambda coco: coco["images"][1].pop("file_name"), r"images: entry 1 \(from 0\) has no 'file_name'"),
         (lambda coco: coco["images"][1].update(width="x"), r"images: entry 1 .*height and width is not a number"),
         (lambda coco: coco["images"][1].update(id=1), "images: id 1 appears twice"),
+        (lambda coco: coco["annotations"][0].update(iscrowd="0"), r"entry 0 \(from 0\): iscrowd is not 0 or 1: '0'"),
+        (lambda coco: [a.update(bbox=[[1, 2, 3, 4]] * 4) for a in coco["annotations"]], r"entry 0 .* bbox is not \[x"),
     ],
 )
 def test_bad_ground_truth_is_named(spoil, message: str):

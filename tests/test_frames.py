@@ -216,6 +216,14 @@ def test_the_next_second_is_no_jump(form):
     assert lengths([f"shot{k}_{n:04}.png" for k in (1, 2) for n in range(1000)]) == [1000, 1000]
 
 
+@pytest.mark.parametrize("unit", [100, 1000, 10**6, 10**9])
+def test_seconds_with_any_usual_fraction(unit):
+    """ROS names frames second_nanosecond."""
+    digits = len(str(unit)) - 1
+    times = [7 * unit + round(n * unit / 30) for n in range(100)]
+    assert lengths([f"{time // unit}_{time % unit:0{digits}}.png" for time in times]) == [100]
+
+
 def test_numbers_of_a_hash_are_none_of_a_frame():
     names = [f"frame_{n:04}_jpg.rf.{part}.jpg" for n, part in enumerate(["ab", "4c1", "7d7e2", "x"])]
     assert lengths(names) == [4]

@@ -232,17 +232,48 @@ def test_a_list_serves_a_network_of_several_classes(data_root, two_classes, tmp_
     assert "warning" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("order", "warns"), [(("bird", "drone"), False), (("drone", "bird"), True)])
-def test_other_class_names_are_told(data_root, two_classes, tmp_path, capsys, order, warns):
+@pytest.mark.parametrize(
+    ("order", "warns", "drone"),
+    [(("bird", "drone"), False, 2), (("drone", "bird"), False, 1), (("plane", "bird", "drone"), False, 3),
+     (("drone", "plane"), True, 2)],
+)  # fmt: skip
+def test_classes_are_matched_by_name_or_else_told(data_root, two_classes, tmp_path, capsys, order, warns, drone):
     coco = read(data_root / "annotations", "instances_test2017.json")
     coco["categories"] = [{"id": n + 1, "name": name} for n, name in enumerate(order)]
     annotations = tmp_path / "two.json"
     annotations.write_text(json.dumps(coco))
     common = ("--weights", two_classes, "--data-root", data_root, "--output", tmp_path, "--published", "none")
-    assert run(*common, "--annotations", annotations, *FAST) == 0
+    assert run(*common, "--annotations", annotations, *FAST, "--min-confidence", "0") == 0
+    assert {result["category_id"] for result in read(tmp_path, "detections.json")} == {drone}
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
     assert len(warnings) == warns
-    assert not warns or "two.json: categories drone, bird, but the network's are bird, drone" in warnings[0]
+    assert not warns or "two.json: categories drone, plane, but the network's are bird, drone" in warnings[0]
+
+
+@pytest.mark.parametrize("name", ["detections.json", "metrics.json"])
+def test_annotations_are_not_written_over(data_root, weights, tmp_path, capsys, name):
+    annotations = tmp_path / name
+    shutil.copy(data_root / "annotations" / "instances_test2017.json", annotations)
+    before = annotations.read_bytes()
+    assert run("--weights", weights, "--data-root", data_root, "--annotations", annotations, "--output", tmp_path) == 2
+    assert f"{annotations}: is a source" in capsys.readouterr().err and annotations.read_bytes() == before
+
+
+def test_nothing_is_written_among_annotated_frames(data_root, weights, capsys):
+    folder = data_root / "images" / "test" / "data1"
+    before = sorted(folder.iterdir())
+    assert run("--weights", weights, "--data-root", data_root, "--output", folder, *FAST) == 2
+    assert "holds annotated frames" in capsys.readouterr().err and sorted(folder.iterdir()) == before
+
+
+def test_what_an_earlier_evaluation_drew_does_not_stay(data_root, weights, tmp_path):
+    common = ("--weights", weights, "--data-root", data_root, "--output", tmp_path, "--speed-frames", "0")
+    assert run(*common) == 0 and (tmp_path / "report.html").is_file()
+    (tmp_path / "comparison.csv").write_text("of two detectors")
+    (tmp_path / "gallery_of_mine.png").write_bytes(b"")
+    assert run(*common, "--no-report") == 0
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["detections.json", "gallery_of_mine.png", "metrics.json"]
 
 
 def test_a_damaged_frame_that_no_clip_needs_does_no_harm(data_root, weights, tmp_path):

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -238,6 +239,34 @@ def test_which_annotations_tell_tracks_apart(clip, tmp_path):
     annotations.write_text("clip/2.png 2,2,5,5,0 9,9,12,12,0\n")
     truth = Truth(annotations, open_source(clip), ("target",))
     assert not truth.tells_tracks and truth.tracks(truth.find(clip / "2.png"), 0) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
+def test_names_of_frames_that_are_no_text(weights, clip, tmp_path):
+    """Out of an old archive, in Latin-1."""
+    source = tmp_path / "frames"
+    source.mkdir()
+    for number in (1, 2):
+        shutil.copy(clip / f"{number}.png", os.fsencode(source) + f"/b\xfcld{number}.png".encode("latin-1"))
+    assert predict("--weights", weights, "--source", source, "--output", tmp_path / "out", "--confidence", 0) == 0
+    assert r"b\udcfcld1.png" in (tmp_path / "out" / "detections.csv").read_text()
+
+
+@pytest.mark.parametrize("linked", ["folder", "frames"])
+def test_annotated_frames_behind_links(clip, tmp_path, linked):
+    frames = sorted(path for path in clip.iterdir() if path.suffix == ".png")
+    source = tmp_path / "images" / "seqA"
+    source.parent.mkdir()
+    if linked == "folder":
+        source.symlink_to(clip)
+    else:
+        source.mkdir()
+        for number, frame in enumerate(frames):
+            (source / f"{number:03}.png").symlink_to(frame)
+    first = min(path.name for path in source.glob("*.png"))
+    (tmp_path / "list.txt").write_text(f"images/seqA/{first} 1,1,9,9,0\n")
+    truth = Truth(tmp_path / "list.txt", open_source(source), ("target",))
+    assert truth.find(source / first).boxes.tolist() == [[1, 1, 9, 9, 0]]
 
 
 def test_a_list_serves_a_network_of_several_classes(clip, tmp_path):

@@ -185,7 +185,7 @@ def main(config: Config) -> int:
         config.output.mkdir(parents=True, exist_ok=True)
         report = check(config)
         print(report.text(config.lines), flush=True)
-        (config.output / "report.txt").write_text(report.text() + "\n", encoding="utf-8")
+        (config.output / "report.txt").write_text(report.text() + "\n", encoding="utf-8", errors="backslashreplace")
         save_summary_figure(report.splits, config.output / "summary.png")
     except OSError as error:
         raise UserError(f"{config.output}: cannot be written ({error.strerror}); give another --output") from None

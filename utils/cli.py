@@ -70,6 +70,9 @@ def run_command(
 ) -> NoReturn:
     """Parse, run `main(config)` and exit: 0 or main's own status, 2 after `error: ...`, 130 after Ctrl-C."""
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         status = main(parse_config(config_type, argv))
         sys.stdout.flush()

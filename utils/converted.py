@@ -44,8 +44,8 @@ def refuse_source(output: Path, files: Iterable[Path] = (), folders: Iterable[Pa
 
 
 def new_folder(output: Path, *sources: Path) -> None:
-    """Make an empty output folder that lies in none of the source folders; `UserError` otherwise."""
-    refuse_source(output, folders=[source if source.is_dir() else source.parent for source in sources])
+    """Make an empty output folder that is no source and lies in no source folder; `UserError` otherwise."""
+    refuse_source(output, files=sources, folders=[source for source in sources if source.is_dir()])
     try:
         if output.exists() and any(output.iterdir()):
             raise UserError(f"{output}: folder is not empty; give another --output")

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from utils.figures import as_written
 from utils.frame_order import Order
 
 COLOURS = ("#0072B2", "#D55E00")  # told apart by colour-blind readers
@@ -75,7 +76,7 @@ def save_summary_figure(splits: Sequence[SplitSummary], path: Path) -> None:
     _draw_spread(axes[2], [split.sides for split in splits], "target size: root of the box area, pixels")
     _draw_spread(axes[3], [split.scr for split in splits], "contrast: SCR of the target")
     handles = [axes[0].bar(0, 0, color=colour) for colour, _ in zip(COLOURS, splits, strict=False)]
-    labels = [f"{split.name}: {split.frames} frames, {len(split.sequences)} sequences" for split in splits]
+    labels = [f"{as_written(split.name)}: {split.frames} frames, {len(split.sequences)} sequences" for split in splits]
     figure.legend(handles, labels, loc="outside upper center", ncols=1, frameon=False)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -92,7 +93,8 @@ def _draw_sequences(axis: Axes, splits: Sequence[SplitSummary]) -> None:
     axis.set_xlabel("sequence")
     axis.set_ylabel("annotated frames")
     if len(names) <= 30:
-        axis.set_xticks(range(len(names)), [Path(name).name for name in names], rotation=60, ha="right", fontsize=8)
+        shown = [as_written(Path(name).name) for name in names]
+        axis.set_xticks(range(len(names)), shown, rotation=60, ha="right", fontsize=8)
     else:
         axis.set_xticks([])
 

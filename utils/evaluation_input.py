@@ -93,8 +93,17 @@ def parse_ground_truth(coco: dict, source: str = "ground truth") -> GroundTruth:
         category=_positions(_ids(annotations, "category_id", where), "category_id", category_ids, where),
         boxes=boxes,
         areas=_numbers(areas, where, "area"),
-        crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool),
+        crowd=_crowd(annotations, where),
     )
+
+
+def _crowd(annotations: list[dict], where: str) -> np.ndarray:
+    """Which annotations are regions to ignore."""
+    flags = [annotation.get("iscrowd", 0) for annotation in annotations]
+    bad = next((n for n, flag in enumerate(flags) if flag not in (0, 1)), None)
+    if bad is not None:
+        raise UserError(f"{where}: entry {bad} (from 0): iscrowd is not 0 or 1: {flags[bad]!r}")
+    return np.array(flags, dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -167,7 +176,10 @@ def _boxes(rows: list, source: str, first: int = 0) -> np.ndarray:
     bad = next((n for n, box in enumerate(column) if not isinstance(box, Sequence) or len(box) != 4), None)
     if bad is not None:
         raise UserError(f"{source}: entry {first + bad} (from 0): bbox is not [x, y, w, h]: {column[bad]!r}")
-    boxes = _numbers(column, source, "bbox", first).reshape(-1, 4)
+    numbers = _numbers(column, source, "bbox", first)
+    if numbers.size != 4 * len(column):
+        raise UserError(f"{source}: entry {first} (from 0): bbox is not [x, y, w, h]: {column[0]!r}")
+    boxes = numbers.reshape(-1, 4)
     negative = (boxes[:, 2:] < 0).any(axis=1)
     if negative.any():
         bad = int(np.argmax(negative))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ def read_json(path: str | Path, what: str) -> Any:
 
 
 def make_folder(path: Path) -> None:
-    """Make an output folder before the work begins; `UserError` where that is impossible."""
+    """Make an output folder to write into before the work begins; `UserError` where that is impossible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
-        raise UserError(f"{path}: cannot be made ({error.strerror}); choose another --output") from None
+        raise UserError(f"{path}: cannot be made or written ({error.strerror}); choose another --output") from None
 
 
 def write_json(path: Path, content: Any, indent: int | None = 2) -> None:

@@ -40,6 +40,9 @@ SETTINGS = {
 }
 
 
+FIGURES = ("pr_curve", "pd_fa_curve", "ap_by_sequence", "confidence")  # what save_figures draws, at most
+
+
 def save_figures(
     folder: Path, runs: Mapping[str, Evaluation], published: PublishedCurves | None = None
 ) -> dict[str, Path]:
@@ -47,7 +50,7 @@ def save_figures(
 
     `runs`: evaluations by the name to show. The confidence histogram is that of a single run.
     """
-    runs = {_as_written(name): run for name, run in runs.items()}
+    runs = {as_written(name): run for name, run in runs.items()}
     first = next(iter(runs.values()))
     drawings: dict[str, Callable[[Figure], None]] = {
         "pr_curve": lambda figure: draw_pr(figure, {name: run.pr_curve for name, run in runs.items()}, published),
@@ -57,7 +60,7 @@ def save_figures(
             {name: (run.pd_fa.false_alarms_per_frame, run.pd_fa.pd) for name, run in runs.items()},
         ),
         "ap_by_sequence": lambda figure: draw_sequences(
-            figure, {n: {_as_written(s): m.mAP50 for s, m in run.per_sequence.items()} for n, run in runs.items()}
+            figure, {n: {as_written(s): m.mAP50 for s, m in run.per_sequence.items()} for n, run in runs.items()}
         ),
     }
     if len(runs) == 1:
@@ -67,7 +70,7 @@ def save_figures(
     return {name: _save(folder / f"{name}.png", draw) for name, draw in drawings.items()}
 
 
-def _as_written(name: str) -> str:
+def as_written(name: str) -> str:
     """A name that Matplotlib shows as it is: no formula between $ signs, no leading _, which hides it in legends."""
     name = name.replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name

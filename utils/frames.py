@@ -30,7 +30,7 @@ DECODING_ERRORS = (
 # 0..255, with what lies outside cut off. 8-bit values stay as they are under any rule.
 Intensity = Literal["full"] | tuple[float, float]
 
-SECONDS = (1000, 1_000_000)  # in the milliseconds or microseconds that names of frames may end in
+SECONDS = (100, 1000, 1_000_000, 1_000_000_000)  # of hundredths, milli-, micro- and nanoseconds in names of frames
 NOT_STILL_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # registered by Pillow, but nothing it can decode
 
 

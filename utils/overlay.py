@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,8 +54,8 @@ class Truth:
         candidates = self._by_name.get(frame.name)
         if not candidates:
             return None
-        path = frame.resolve().parts
-        ends = [_common_end(path, parts) for parts, _ in candidates]
+        paths = Path(os.path.abspath(frame)).parts, frame.resolve().parts  # through links, and where they lead
+        ends = [max(_common_end(path, parts) for path in paths) for parts, _ in candidates]
         best = max(ends)
         found = [entry for entry, end in zip(candidates, ends, strict=True) if end == best]
         if best < min(2, len(found[0][0])):

@@ -21,6 +21,7 @@ from utils.video import Frame, Source, VideoSource, VideoWriter
 Save = Literal["video", "frames", "both"]
 SOFTWARE = "SSTNet vid_predict.py"  # said in every PNG written here, so that a later run knows it as its own
 TRACK_KEY = "track_id"
+NAMES = "backslashreplace"  # how names of files that are no text are written
 CSV_HEADER = ("image_id", "file_name", "category_id", "category", "score", "x", "y", "w", "h", "cx", "cy")
 
 
@@ -80,7 +81,7 @@ class OutputFolder:
             self._video = stack.enter_context(VideoWriter(video, source.size, source.fps)) if video else None
             self._json = JsonList(files[0])
             stack.callback(self._json.close)
-            self._csv_file = stack.enter_context(files[1].open("w", newline="", encoding="utf-8"))
+            self._csv_file = stack.enter_context(files[1].open("w", newline="", encoding="utf-8", errors=NAMES))
             self._csv = csv.writer(self._csv_file)
             self._csv.writerow((*CSV_HEADER, TRACK_KEY) if tracks else CSV_HEADER)
             self._tracks = stack.enter_context(motion.open("w", encoding="utf-8")) if motion else None

@@ -81,6 +81,8 @@ class _Reader:
             try:
                 entry, self.at = decode(self.text, self.at)
                 return entry
+            except RecursionError:
+                raise self._fault("lists in lists in lists, too many to read") from None
             except json.JSONDecodeError as error:
                 if len(self.text) - self.at > LONGEST_ENTRY or not self._more():
                     self.at = min(error.pos, len(self.text))

@@ -192,7 +192,8 @@ def silence_decoders() -> None:
 
 def _open_video(path: Path) -> cv2.VideoCapture:
     silence_decoders()
-    capture = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG)
+    place = os.path.abspath(path)  # of "12:30.mp4" FFmpeg takes the start for a protocol
+    capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG)
     codec = int(capture.get(cv2.CAP_PROP_FOURCC)) if capture.isOpened() else -1
     if codec < 0 or codec.to_bytes(4, "little").decode("latin-1") == TEXT_CODEC:
         raise UserError(
@@ -201,7 +202,7 @@ def _open_video(path: Path) -> cv2.VideoCapture:
         )
     if int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)) == GREY16:
         # Without this the values come back with their lower eight bits cut off.
-        capture = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_CONVERT_RGB, 0])
+        capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG, [cv2.CAP_PROP_CONVERT_RGB, 0])
     return capture
 
 
@@ -225,7 +226,7 @@ class VideoWriter:
         self.padding = (height % 2, width % 2)
         silence_decoders()
         padded = (width + width % 2, height + height % 2)
-        self._writer = cv2.VideoWriter(os.fspath(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, padded)
+        self._writer = cv2.VideoWriter(os.path.abspath(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, padded)
         if not self._writer.isOpened():
             raise UserError(
                 f"{path}: OpenCV cannot write this video ({width} x {height} at {fps:g} frames a second); "
@@ -246,7 +247,7 @@ class VideoWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._writer.release()
         if kind is None and self.frames:
-            capture = cv2.VideoCapture(os.fspath(self.path), cv2.CAP_FFMPEG)
+            capture = cv2.VideoCapture(os.path.abspath(self.path), cv2.CAP_FFMPEG)
             written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             capture.release()
             if written != self.frames:

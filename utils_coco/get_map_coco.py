@@ -12,6 +12,7 @@ if __package__ in (None, ""):
 from utils.annotations import load_annotations
 from utils.cli import Several, Unset, UserError, run_command
 from utils.comparison import detector_names, format_results, protocol_warnings, score_files, write_results
+from utils.converted import refuse_source
 from utils.evaluation_report import make_folder, read_json
 
 
@@ -20,7 +21,7 @@ class Config:
     """Metrics of detections from files: ground truth and COCO results of one detector or several."""
 
     gt: Path
-    """Ground truth: a COCO JSON, or an annotation list (image ids are then its lines, from 1)."""
+    """Ground truth: a COCO JSON, or an annotation list (image ids are then its lines that are not blank, from 1)."""
     detections: tuple[Path, ...]
     """COCO results: a JSON list of image_id, category_id, bbox (x, y, w, h in image pixels), score; or several."""
     names: Several[str] = ()
@@ -52,6 +53,8 @@ def main(config: Config) -> None:
         raise UserError("--max-detections must be 1 or more, --resamples 0 or more")
     detector_names(config.detections, config.names)
     if config.output is not None:
+        for name in ("metrics.json", "comparison.json", "comparison.csv"):
+            refuse_source(config.output / name, [config.gt, *config.detections])
         make_folder(config.output)
     scored = score_files(
         config.detections,

@@ -7,6 +7,7 @@ Every image below --images needs a mask of the same place and name (in any image
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -83,7 +84,8 @@ def pairs(images: Path, masks: Path, left_out: Counter[str]) -> Iterator[tuple[P
 def _image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check --data-root, --images and --masks")
-    found = [path for path in folder.rglob("*") if is_image_name(path.name) and path.is_file()]
+    walk = os.walk(folder, followlinks=True)
+    found = [Path(place, name) for place, _, names in walk for name in names if is_image_name(name)]
     if not found:
         raise UserError(f"{folder}: no image in this folder or below; check --data-root, --images and --masks")
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
@@ -95,6 +97,8 @@ def main(config: Config) -> None:
         raise UserError(f"{config.output}: --output must end in .json")
     images, left_out, builder = config.data_root / config.images, Counter(), CocoBuilder()
     refuse_source(config.output, folders=[images, config.masks])
+    if not images.is_relative_to(config.data_root):
+        raise UserError(f"{images}: not below --data-root {config.data_root}, which the JSON's paths are relative to")
     for image, path in tqdm(list(pairs(images, config.masks, left_out)), unit="mask", disable=None, leave=False):
         values = read_values(path)
         if values.shape != (size := read_image_size(image)):
