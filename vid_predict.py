@@ -178,7 +178,8 @@ def predict(
         record = truth.find(frame.path) if truth else None
         image_id = truth.image_id(frame, record) if truth else frame.index
         lines = None if tracks is None else trails.follow(tracks, detections.boxes)
-        marks = judge(detections, record, class_names, tracks, lines)
+        targets = truth.targets(record) if record else None
+        marks = judge(detections, targets, class_names, tracks, lines)
         folder.write(
             frame,
             annotator.draw(frame.image, marks),
@@ -189,7 +190,7 @@ def predict(
         counts.update(["frame", *(mark.kind for mark in marks)])
         annotated = truth.tracks(record, frame.run) if record and tracks is not None else None
         if annotated is not None:
-            score.add(annotated, tracks, match_frame(detections, record.boxes).target)
+            score.add(annotated, tracks, match_frame(detections, targets).target)
 
 
 @contextmanager

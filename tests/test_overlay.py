@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+from PIL import Image
 
 from utils.detector import Detections
-from utils.overlay import match_frame
+from utils.evaluation import score
+from utils.overlay import Truth, judge
+from utils.video import open_source
+
+# Whole pixels would move the second target's centre out of reach; the last is a crowd region.
+BOXES = ([12, 11, 8, 8], [10.9, 50.9, 2.9, 2.9], [80, 80, 8, 8], [40, 40, 20, 20])
+FOUND = ([10, 10, 18, 18], [13.2, 53.2, 15.2, 55.2], [81, 84, 89, 92], [44, 44, 48, 48], [81, 80, 89, 88])
+CLASSES = (0, 0, 0, 0, 1)
 
 
-def test_a_frame_is_matched_by_centre_distance_and_class():
-    detections = Detections(
-        np.array([[10, 10, 18, 18], [50, 50, 58, 58], [81, 80, 89, 88]], np.float32), np.ones(3), np.array([0, 0, 1])
-    )
-    targets = np.array([[12, 11, 20, 19, 0], [50, 54, 58, 62, 0], [80, 80, 88, 88, 0]], np.float32)
-    matches = match_frame(detections, targets)
-    assert matches.target.tolist() == [0, -1, -1]  # 2.2 pixels off; 4 pixels off; another class
-    assert matches.false_alarm.tolist() == [False, True, True]
-    assert match_frame(detections, np.zeros((0, 5), np.float32)).false_alarm.all()
+def test_a_frame_is_judged_as_the_evaluation_counts(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("0.png", "1.png"):
+        Image.fromarray(np.zeros((96, 96), np.uint8)).save(tmp_path / "a" / name)
+    coco = {
+        "images": [{"id": 7 + n, "file_name": f"a/{n}.png", "width": 96, "height": 96} for n in (0, 1)],
+        "annotations": [
+            {"id": n + 1, "image_id": 8, "category_id": 3, "bbox": box, "area": 9, "iscrowd": int(n == 3)}
+            for n, box in enumerate(BOXES)
+        ],
+        "categories": [{"id": 3, "name": "bird"}, {"id": 5, "name": "drone"}],
+    }
+    coco["annotations"].insert(0, coco["annotations"].pop())  # the crowd region first
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    truth = Truth(tmp_path / "boxes.json", open_source(tmp_path / "a"), ("bird", "drone"))
+    detections = Detections(np.array(FOUND, np.float32), np.full(5, 0.9), np.array(CLASSES))
+    record = truth.find(tmp_path / "a" / "1.png")
+    marks = judge(detections, truth.targets(record), ("bird", "drone"))
+    # 2.2 pixels off; 2 pixels off; 4 pixels off; in the crowd region; another class
+    kinds = ["hit", "hit", "false alarm", "detection", "false alarm", "miss"]
+    assert [mark.kind for mark in marks] == kinds and marks[-1].box.tolist() == [80, 80, 88, 88]
+    empty = truth.targets(truth.find(tmp_path / "a" / "0.png"))
+    assert {mark.kind for mark in judge(detections, empty, ("bird", "drone"))} == {"false alarm"}
+    results = [
+        {"image_id": 8, "category_id": (3, 5)[k], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": 0.9}
+        for (x1, y1, x2, y2), k in zip(FOUND, CLASSES, strict=True)
+    ]
+    found = score(coco, results, resamples=0).evaluation.pd_fa
+    assert found.pd == 2 / 3 and found.false_alarms_per_frame == 2

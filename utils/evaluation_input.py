@@ -100,7 +100,7 @@ def parse_ground_truth(coco: dict, source: str = "ground truth") -> GroundTruth:
 def _crowd(annotations: list[dict], where: str) -> np.ndarray:
     """Which annotations are regions to ignore."""
     flags = [annotation.get("iscrowd", 0) for annotation in annotations]
-    bad = next((n for n, flag in enumerate(flags) if flag not in (0, 1)), None)
+    bad = next((n for n, flag in enumerate(flags) if flag not in (0, 1, None)), None)
     if bad is not None:
         raise UserError(f"{where}: entry {bad} (from 0): iscrowd is not 0 or 1: {flags[bad]!r}")
     return np.array(flags, dtype=bool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from utils.annotations import FrameRecord, load_annotations
 from utils.cli import UserError
 from utils.detector import Detections
 from utils.drawing import Mark
-from utils.evaluation_input import GroundTruth, Results
+from utils.evaluation_input import GroundTruth, Results, parse_ground_truth
 from utils.pd_fa import CentreMatches, match_centres
 from utils.video import Frame, Source
 
@@ -32,6 +33,10 @@ class Truth:
         self.category_ids = annotations.category_ids
         self._free_id = max(record.image_id for record in annotations.records)
         self._tracks = _annotated_tracks(annotations.coco)
+        self._all = parse_ground_truth(annotations.coco, str(path))
+        order = np.lexsort((self._all.crowd, self._all.image))  # crowd regions behind the targets of their frame
+        ends = np.searchsorted(self._all.image[order], np.arange(len(self._all.image_ids) + 1))
+        self._entries = {n: order[a:b] for n, a, b in zip(self._all.image_ids.tolist(), ends, ends[1:], strict=False)}
         self.tells_tracks = self._tracks is not None or all(len(record.boxes) <= 1 for record in annotations.records)
         self._by_name: dict[str, list[tuple[tuple[str, ...], FrameRecord]]] = {}
         for record in annotations.records:
@@ -66,6 +71,15 @@ class Truth:
                 "give the annotations of this source alone"
             )
         return found[0][1]
+
+    def targets(self, record: FrameRecord) -> GroundTruth:
+        """What the evaluation sees of a frame: boxes as the file has them, crowd regions last."""
+        which, one = self._entries[record.image_id], np.zeros(1, np.int64)
+        return replace(
+            self._all, image_ids=one, file_names=(record.name,), sizes=np.zeros((1, 2)), image=one.repeat(len(which)),
+            category=self._all.category[which], boxes=self._all.boxes[which], areas=self._all.areas[which],
+            crowd=self._all.crowd[which],
+        )  # fmt: skip
 
     def image_id(self, frame: Frame, record: FrameRecord | None) -> int:
         """The annotated id; a frame that is not annotated gets one behind all of those."""
@@ -105,12 +119,12 @@ class Trails:
 
 def judge(
     detections: Detections,
-    record: FrameRecord | None,
+    targets: GroundTruth | None,
     class_names: tuple[str, ...],
     tracks: np.ndarray | None = None,
     trails: Sequence[np.ndarray] | None = None,
 ) -> list[Mark]:
-    """What to draw: detections; or where the frame is annotated hits, false alarms and misses, by centre distance.
+    """What to draw: detections; or where a frame's targets are known hits, false alarms and misses, by centre distance.
 
     `tracks` (D,) and `trails`: the number of each detection's track and its centres so far (n, 2), if linked.
     """
@@ -120,36 +134,22 @@ def judge(
     texts = [f"{name}{score:.2f}" for name, score in zip(names, detections.scores, strict=True)]
     trails = trails or [()] * len(detections)
     found = list(zip(detections.boxes, texts, trails, strict=True))
-    if record is None:
+    if targets is None:
         return [Mark(box, "detection", text, trail) for box, text, trail in found]
-    matches = match_frame(detections, record.boxes)
-    marks = [
-        Mark(box, "hit", text, trail) if hit else Mark(box, "false alarm", f"false {text}", trail)
-        for (box, text, trail), hit in zip(found, matches.hit, strict=True)
-    ]
-    return marks + [Mark(box, "miss", "miss") for box in record.boxes[np.isinf(matches.found_at), :4]]
+    matches = match_frame(detections, targets)
+    marks = []
+    for (box, text, trail), hit, false_alarm in zip(found, matches.hit, matches.false_alarm, strict=True):
+        kind = "hit" if hit else "false alarm" if false_alarm else "detection"  # in a crowd region it is neither
+        marks.append(Mark(box, kind, f"false {text}" if false_alarm else text, trail))
+    missed = targets.boxes[np.isinf(matches.found_at) & ~targets.crowd]
+    return marks + [Mark(box, "miss", "miss") for box in np.hstack([missed[:, :2], missed[:, :2] + missed[:, 2:]])]
 
 
-def match_frame(detections: Detections, targets: np.ndarray) -> CentreMatches:
-    """Match one frame as Pd and false alarms are measured.
-
-    targets: (G, 5) x1, y1, x2, y2, class.
-    """
-    truth = GroundTruth(
-        image_ids=np.zeros(1, np.int64),
-        file_names=("",),
-        sizes=np.zeros((1, 2), np.int64),
-        category_ids=np.unique(targets[:, 4]).astype(np.int64),
-        category_names=(),
-        image=np.zeros(len(targets), np.int64),
-        category=targets[:, 4].astype(np.int64),
-        boxes=_corners_to_sides(targets[:, :4]),
-        areas=(targets[:, 2:4] - targets[:, :2]).prod(axis=1),
-        crowd=np.zeros(len(targets), bool),
-    )
+def match_frame(detections: Detections, targets: GroundTruth) -> CentreMatches:
+    """Match one frame, which is all of `targets`, as Pd and false alarms are measured."""
     image = np.zeros(len(detections), np.int64)
     boxes = _corners_to_sides(detections.boxes)
-    return match_centres(truth, Results(image, detections.classes, boxes, detections.scores))
+    return match_centres(targets, Results(image, detections.classes, boxes, detections.scores))
 
 
 def _annotated_tracks(coco: dict) -> dict[int, np.ndarray] | None:
