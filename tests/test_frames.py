@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +16,7 @@ from utils.frames import (
     natural_key,
     read_frame,
     read_image_size,
+    read_values,
     sequence_frames,
     split_runs,
     to_grey,
@@ -62,6 +64,22 @@ def test_sixteen_bit_rule_is_the_same_for_every_frame(tmp_path):
         np.testing.assert_array_equal(read_frame(save(tmp_path / name, values)), [[0, 1, 128, 255]])
     alone = read_frame(save(tmp_path / "dim.png", values[:, :2]))
     np.testing.assert_array_equal(alone, [[0, 1]])  # a dim frame is not stretched
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_colour_keeps_its_depth(tmp_path, suffix):
+    """A camera's 14 bits, saved as colour by a tool that knows nothing else."""
+    grey = np.random.default_rng(0).integers(0, 2**14, (12, 16), dtype=np.uint16)
+    colour = tmp_path / f"colour.{suffix}"
+    assert cv2.imwrite(str(colour), np.dstack([grey] * 3))
+    plain = save(tmp_path / "grey.tif", grey)
+    assert abs(read_values(colour).astype(int) - grey).max() <= 1  # the weights of luminance are rounded
+    window = (0.0, 2.0**14 - 1)
+    assert abs(read_frame(colour, window).astype(int) - read_frame(plain, window)).max() <= 1
+    assert abs(read_frame(colour).astype(int) - read_frame(plain)).max() <= 1
+    colour.write_bytes(colour.read_bytes()[:-300])
+    with pytest.raises(UserError, match=f"colour.{suffix}: truncated or broken image"):
+        read_values(colour)
 
 
 def test_float_frames_are_grey_levels(tmp_path):

@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -63,16 +64,27 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> UserError:
 def read_values(path: str | os.PathLike) -> np.ndarray:
     """Read an image as grey (h, w) of the file's own depth: uint8, an integer type of more bits, or float.
 
-    Colour and palette images become luminance (ITU-R 601), uint8. Of a file with several images the first is read.
+    Colour and palette images become luminance (ITU-R 601). Of a file with several images the first is read.
     `UserError` if it is missing, truncated or undecodable.
     """
     try:
         with Image.open(path) as image:
             if image.mode == "F" or image.mode.startswith("I"):
                 return np.array(image)
+            if any(";16" in str(tile[3]) for tile in image.tile):  # of 16-bit colour Pillow keeps the upper eight bits
+                image.load()  # which says whether the file is whole
+                return _read_deep_colour(path)
             return np.array(image.convert("L"))
     except DECODING_ERRORS as error:
         raise _unreadable(path, error) from None
+
+
+def _read_deep_colour(path: str | os.PathLike) -> np.ndarray:
+    """16-bit colour as luminance (h, w) uint16."""
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    if values is None:
+        raise OSError("16-bit colour that OpenCV cannot decode")
+    return values
 
 
 def read_frame(path: str | os.PathLike, intensity: Intensity = "full") -> np.ndarray:
