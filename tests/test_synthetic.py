@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from utils import synthetic_dataset
 from utils.annotations import load_annotations
 from utils.cli import UserError, run_command
 from utils.frames import read_frame
@@ -375,6 +376,18 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UserError, match="file/set: cannot be made"):
         small_set(tmp_path / "file" / "set")
+
+
+def test_a_set_that_was_broken_off_is_replaced(tmp_path, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic_dataset, "write_sequence", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            small_set(tmp_path / "set")
+    small_set(tmp_path / "set", overwrite=True)
+    assert len(list((tmp_path / "set" / "images").rglob("*.bmp"))) > 0
 
 
 def test_command_line(tmp_path, capsys):

@@ -100,6 +100,11 @@ def write_dataset(
     sources = {run[0].path.parent for split in SPLITS for run in runs[split]}
     refuse_source(output, folders=[backgrounds] if backgrounds else sources)
     _prepare(output, overwrite)
+    # First: a set that was broken off is then known as this command's own, which --overwrite may replace.
+    settings = {"seed": seed, "sequences": sequences, "frames": frames, "image_size": None if footage else frame_size}
+    settings["backgrounds"] = None if backgrounds is None else str(backgrounds)
+    settings["footage"] = None if footage is None else str(footage)
+    (output / SETTINGS).write_text(json.dumps({**settings, "scene_model": asdict(model)}, indent=1) + "\n")
     jobs = {split: [] for split in SPLITS}
     for number, split in enumerate(SPLITS):
         for index in range(sequences[number]):
@@ -112,10 +117,6 @@ def write_dataset(
     records = {split: [next(made) for _ in jobs[split]] for split in SPLITS}
     for split in SPLITS:
         _write_annotations(output, split, records[split], frames)
-    settings = {"seed": seed, "sequences": sequences, "frames": frames, "image_size": None if footage else frame_size}
-    settings["backgrounds"] = None if backgrounds is None else str(backgrounds)
-    settings["footage"] = None if footage is None else str(footage)
-    (output / SETTINGS).write_text(json.dumps({**settings, "scene_model": asdict(model)}, indent=1) + "\n")
     return records
 
 
