@@ -40,6 +40,12 @@ def test_no_detection_gives_zeros_and_a_note():
     assert "note: no detection" in format_report(evaluation)
 
 
+def test_scores_in_percent_are_noted():
+    percent = [{**entry, "score": 100 * entry["score"]} for entry in DETECTIONS]
+    assert any("not 0 to 1" in note for note in evaluate(ground_truth(TARGETS, 2), percent).notes)
+    assert not any("not 0 to 1" in note for note in evaluate(ground_truth(TARGETS, 2), DETECTIONS).notes)
+
+
 @pytest.mark.parametrize("include_empty_frames", [False, True])
 @pytest.mark.parametrize("results", [[], DETECTIONS])
 def test_no_target_gives_zeros_and_a_note(include_empty_frames: bool, results: list[dict]):

@@ -219,6 +219,9 @@ def _note_gaps(truth: GroundTruth, detections: Results, matches: Matches, confid
     elif not (detections.scores >= confidence).any():
         highest = detections.scores.max()
         notes.append(f"no detection of confidence {confidence:g} or more; the highest is {highest:.4f}")
+    if len(detections) and not 0 <= detections.scores.min() <= detections.scores.max() <= 1:
+        low, high = detections.scores.min(), detections.scores.max()
+        notes.append(f"scores from {low:g} to {high:g}, not 0 to 1: confidence {confidence:g} means little among them")
     for k, name in enumerate(truth.category_names):
         if len(matches.target_image) and not (matches.target_category == k).any():
             what = "so published precision and recall are 0" if k == 0 else "left out of the means"
