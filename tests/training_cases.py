@@ -90,7 +90,8 @@ def same_run(first: Path, second: Path) -> bool:
         contents = [read_weights(folder / name) for folder in (first, second)]
         for content in contents:
             training = content.get("training", {})
-            training.pop("settings", None)  # the folder differs
+            for key in ("settings", "files"):  # the folders differ
+                training.pop(key, None)
             for row in training.get("progress", {}).get("rows", []):
                 row["seconds"] = None
         if not same_state(*contents):
