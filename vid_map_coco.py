@@ -16,7 +16,7 @@ from utils.annotations import Annotations, load_annotations
 from utils.checkpoint import weights_or_default
 from utils.cli import Several, Unset, UserError, run_command
 from utils.clips import clip_places
-from utils.comparison import detector_names, format_results, protocol_warnings, score_files, write_results
+from utils.comparison import RESULTS, detector_names, format_results, protocol_warnings, score_files, write_results
 from utils.config import choose_device
 from utils.contrast import measure_contrasts
 from utils.converted import refuse_source
@@ -45,8 +45,7 @@ PUBLISHED_PROTOCOL = {
 NETWORK_ONLY = (
     "resize", "input_size", "nms", "min_confidence", "repeat_key_frame", "frame_interval", "chunk", "speed_frames",
 )  # fmt: skip
-RESULTS = ("metrics.json", "comparison.json", "comparison.csv")  # in the output folder
-REPORT = (
+REPORT = (  # patterns in the output folder
     "report.html", "gallery_misses*.png", "gallery_false_alarms*.png",
     *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")),
 )  # fmt: skip
@@ -261,9 +260,8 @@ def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, Detect
         raise UserError(f"{config.output}: holds annotated frames; give another --output")
     if by_name:
         ids = dict(zip(annotations.class_names, annotations.category_ids, strict=True))
-        results = detector.detect(replace(shown, category_ids=tuple(ids[name] for name in names)))
-    else:
-        results = detector.detect(shown)
+        shown = replace(shown, category_ids=tuple(ids[name] for name in names))
+    results = detector.detect(shown)
     (config.output / "metrics.json").unlink(missing_ok=True)  # which would lend older protocol to these detections
     write_json(config.output / "detections.json", results, indent=None)  # now: what follows may fail
     sample = speed_sample(shown, config.speed_frames) if config.speed_frames else []

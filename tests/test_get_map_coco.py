@@ -144,6 +144,14 @@ def test_output_that_is_a_file(files, capsys):
     assert "out: cannot be made" in error_line(files, capsys)
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "comparison.json"])
+def test_ground_truth_is_not_written_over(files, capsys, name):
+    files["output"].mkdir()
+    files["gt"] = files["gt"].rename(files["output"] / name)
+    before = files["gt"].read_bytes()
+    assert f"{name}: is a source" in error_line(files, capsys) and files["gt"].read_bytes() == before
+
+
 def test_confidence_out_of_range(files, capsys):
     assert "confidence 2.0 is not between 0 and 1" in error_line(files, capsys, "--confidence", "2")
 

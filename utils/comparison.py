@@ -17,6 +17,7 @@ COLUMNS = (
     "detector", "mAP50", "mAP50_low", "mAP50_high", "published_P", "published_R", "published_F1", "P", "R", "F1",
     "best_F1", "best_F1_confidence", "Pd", "false_alarms_per_frame", "Pd_at_0.1_per_frame",
 )  # fmt: skip
+RESULTS = ("metrics.json", "comparison.json", "comparison.csv")  # what write_results writes, one run's and several's
 
 
 def detector_names(files: Sequence[Path], names: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ if __package__ in (None, ""):
 
 from utils.annotations import load_annotations
 from utils.cli import Several, Unset, UserError, run_command
-from utils.comparison import detector_names, format_results, protocol_warnings, score_files, write_results
+from utils.comparison import RESULTS, detector_names, format_results, protocol_warnings, score_files, write_results
 from utils.converted import refuse_source
 from utils.evaluation_report import make_folder, read_json
 
@@ -53,7 +53,7 @@ def main(config: Config) -> None:
         raise UserError("--max-detections must be 1 or more, --resamples 0 or more")
     detector_names(config.detections, config.names)
     if config.output is not None:
-        for name in ("metrics.json", "comparison.json", "comparison.csv"):
+        for name in RESULTS:
             refuse_source(config.output / name, [config.gt, *config.detections])
         make_folder(config.output)
     scored = score_files(
