@@ -305,7 +305,8 @@ def _differences(runs: Mapping[str, Evaluation], published: PublishedCurves) -> 
     run = next(iter(runs.values()))  # all are of the same frames
     found = []
     for name, usual in PUBLISHED_PROTOCOL.items():
-        for value in dict.fromkeys(str(r.protocol.get(name, usual)) for r in runs.values()):
+        recorded = "max_detections_scored" if name == "max_detections" else name  # as they were scored, not written
+        for value in dict.fromkeys(str(r.protocol.get(recorded, usual)) for r in runs.values()):
             if value != str(usual):
                 found.append(f"{name} {value} instead of {usual}")
     if published.test_frames not in (None, run.counts.frames):

@@ -30,7 +30,7 @@ from utils.evaluation_report import write_json
 from utils.frames import Intensity, check_intensity
 from utils.onnx_network import OnnxNetwork
 from utils.overlay import Trails, Truth, judge, match_frame
-from utils.prediction_files import OutputFolder
+from utils.prediction_files import TRACK_METRICS, OutputFolder
 from utils.track_score import TrackScore
 from utils.tracking import TrackSettings, track_frames
 from utils.video import Frame, ImageSource, open_source
@@ -124,7 +124,7 @@ def main(config: Config) -> None:
             predict(tracked, detector.class_names, truth, Annotator(config.inset), folder, counts, score)
         finally:  # also after Ctrl-C: what was found so far is there
             if score.frames:
-                write_json(config.output / "track_metrics.json", asdict(score.metrics()))
+                write_json(config.output / TRACK_METRICS, asdict(score.metrics()))
             print(_summary(counts, score, config.output))
     if config.track and truth and not truth.tells_tracks:
         print("note: the annotations do not tell tracks apart: no track_metrics.json", file=sys.stderr)
@@ -155,9 +155,9 @@ def say_if_large(size: tuple[int, int], detector: Detector) -> None:
     if height * width > LARGE * usual:
         smaller = " ".join(str(32 * max(round(side / 32), 1)) for side in size)
         print(
-            f"note: frames of {size[0]} x {size[1]} pixels go into the network as {height} x {width}, to show targets "
-            f"at the scale of its training: {height * width / usual:.0f} times the usual work a frame; --input-size "
-            f"{smaller} is faster and finds less",
+            f"note: frames of {size[0]} x {size[1]} (height x width) go into the network as {height} x {width}, to "
+            f"show targets at the scale of its training: {height * width / usual:.0f} times the usual work a frame; "
+            f"--input-size {smaller} is faster and finds less",
             file=sys.stderr,
         )
 

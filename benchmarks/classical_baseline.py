@@ -146,9 +146,10 @@ RESPONSES = {"top-hat": white_top_hat, "max-median": max_median}
 def maxima(response: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Boxes of a side around the local maxima of 3 x 3 pixels; a plateau is one maximum, at its centre."""
     peak = (response > 0) & (response == cv2.dilate(response, np.ones((3, 3), np.uint8)))
-    _, _, _, centres = cv2.connectedComponentsWithStats(peak.astype(np.uint8), connectivity=8)
-    x, y = np.rint(centres[1:]).astype(int).T  # the first is the background
-    return square_boxes(centres[1:], side), response[y, x]
+    count, labels, _, centres = cv2.connectedComponentsWithStats(peak.astype(np.uint8), connectivity=8)
+    heights = np.zeros(count, np.float32)
+    heights[labels] = response  # a plateau has one; its centre may lie beside it
+    return square_boxes(centres[1:], side), heights[1:]  # the first is the background
 
 
 def components(response: np.ndarray, threshold: float, side: int) -> tuple[np.ndarray, np.ndarray]:

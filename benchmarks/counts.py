@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.timing import check_sizes
 from nets import SSTNet
 from utils.cli import run_command
 from utils.config import PRESETS
@@ -24,6 +25,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Print the tables."""
+    check_sizes(config.input_size, rounds=1)
     size, num_frames = (64, 64) if config.quick else config.input_size, config.num_frames
     model = network(num_frames)
     columns = [count_as_written(model, size), count_clip(model, size), count_video_frame(model, size)]

@@ -20,6 +20,8 @@ from torch import Tensor
 from benchmarks.timing import (
     Times,
     Work,
+    check_sizes,
+    chosen_device,
     describe_machine,
     gpu_memory,
     interleave,
@@ -30,7 +32,6 @@ from benchmarks.timing import (
 from nets import SSTNet, inference_form
 from utils.checkpoint import LoadedNetwork
 from utils.cli import run_command
-from utils.config import choose_device
 from utils.flops import count_gflop
 from utils.onnx_graph import build_graphs
 from utils.onnx_network import Form, OnnxNetwork
@@ -113,9 +114,10 @@ def onnx_ways(model: SSTNet, frames: Tensor) -> dict[str, Work]:
 
 def main(config: Config) -> None:
     """Time all ways and print them."""
+    check_sizes(config.input_size, config.rounds)
     if config.quick:
         config.input_size, config.rounds, config.width = (64, 64), 2, 0.125
-    device = choose_device(config.device)
+    device = chosen_device(config.device)
     torch.manual_seed(0)
     model = SSTNet(width=config.width, num_slices=1, num_layers=1).to(device).eval()
     frames = torch.randn(config.frames, 3, *config.input_size, device=device)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -100,11 +100,14 @@ class Config:
     list: bool = False
     """Print the commands of what is still to be made, and stop."""
     quick: bool = False
-    """The same with few tiny frames and a tiny network: shows that it works and nothing else."""
+    """The same with few tiny frames and a tiny network, in a folder quick of --work: shows that it works and nothing
+    else."""
 
 
 def main(config: Config) -> None:
     """Make what is missing, one command after another."""
+    if config.quick:  # whose sets are others, and would be taken for the real ones
+        config = replace(config, work=config.work / "quick")
     for words in data_commands(config):
         run_data_command(config, words)
     if not config.list:

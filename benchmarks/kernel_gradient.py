@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from unittest.mock import patch
 
 import torch
 
 from benchmarks import training
-from benchmarks.timing import describe_machine, interleave, matrix_product, ratios
+from benchmarks.timing import check_sizes, describe_machine, interleave, matrix_product, ratios
 from nets.convolution import conv2d, kernel_gradient
 from utils.cli import run_command
 from utils.heap import keep_freed_memory
@@ -30,7 +30,7 @@ class Config:
     input_size: tuple[int, int] = (512, 512)  # height and width
     batch_size: int = 2
     rounds: int = 3
-    presets: tuple[str, ...] = ("released", "cross-slice")  # whose steps are timed
+    presets: tuple[Literal["released", "cross-slice"], ...] = ("released", "cross-slice")  # whose steps are timed
     quick: bool = False  # 64 x 64, a narrow network, one preset, 2 rounds: to see that it runs
 
 
@@ -61,6 +61,7 @@ CONVOLUTIONS = (
 
 def main(config: Config) -> None:
     """Measure and print."""
+    check_sizes(config.input_size, config.rounds)
     if config.quick:
         config.input_size, config.rounds, config.presets = (64, 64), 2, config.presets[:1]
     keep_freed_memory()

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.timing import Times, ratios
 from utils.annotations import Annotations, load_annotations
-from utils.augment import Augmentation, EpochSampler, TrainingClips
+from utils.augment import Augmentation, EpochSampler, TrainingClips, clips_of_epoch
 from utils.cli import Unset, run_command
 from utils.clips import ClipDataset, collate_clips
 from utils.frame_cache import open_cache
@@ -108,7 +108,7 @@ def main(config: Config) -> None:
         annotations = load_annotations(write_frames(root, config), root)
         seconds = measure(annotations, config, root)
     frames = len(annotations.records)
-    clips = max(1, int(frames * config.epoch_share))
+    clips = clips_of_epoch(frames, config.epoch_share)
     (h, w), (height, width) = config.image_size, config.input_size
     print(
         f"{frames} frames, {h} x {w} -> {height} x {width}; epochs of {clips} clips of 5 frames, {config.workers} "

@@ -26,6 +26,7 @@ from benchmarks.results import DOCS, RESULTS, fill_file, read_result, shorten, w
 from benchmarks.study_tables import study_tables
 from train_DAUB import DAUBConfig
 from utils import recalibrate
+from utils.annotations import load_annotations
 from utils.cli import Several, Unset, UserError, parse_config, run_command
 from utils.config import TrainConfig
 from utils.evaluation_report import read_json
@@ -133,6 +134,7 @@ def main(config: Config) -> None:
         raise UserError("--quick: measures nothing; pass a folder of its own with --results and a copy with --page")
     if not config.tables:
         suite = prepare(config)
+        refuse_other_data(config, suite)
         for seed in config.seeds:
             for row in rows:
                 run_row(config, suite, row, seed)
@@ -167,10 +169,29 @@ def prepare(config: Config) -> Suite:
     return suite
 
 
+def refuse_other_data(config: Config, suite: Suite) -> None:
+    """`UserError` where the results that there are come of other training frames than these."""
+    path = config.train_list or suite.data_root / "annotations" / "instances_train2017.json"
+    if config.list and not path.is_file():
+        return  # nothing is made
+    frames = len(load_annotations(path, suite.data_root, check_files=False).records)
+    for found in sorted((config.results / table_name(config)).glob("*_seed*.json")):
+        other = read_result(found)["training_frames"]
+        if other != frames:
+            raise UserError(
+                f"{found}: of {other} training frames, and {path} has {frames}; pass the folder of your own results "
+                "with --results, and a copy of docs/study.md with --page"
+            )
+
+
+def table_name(config: Config) -> str:
+    """The folder of a table's results, and its name in the page."""
+    return config.suite + "_recalibrated" * config.recalibrated
+
+
 def run_row(config: Config, suite: Suite, row: Row, seed: int) -> None:
     """Train and test one row with one seed, unless its result is there."""
-    table = config.suite + "_recalibrated" * config.recalibrated
-    path = config.results / table / f"{row.name}_seed{seed}.json"
+    path = config.results / table_name(config) / f"{row.name}_seed{seed}.json"
     own = f"{suite.training} {row.flags}".strip()
     if (found := read_result(path)) is not None:
         if (found["training"], found["tested"]) != (own, row.tested):

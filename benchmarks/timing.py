@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from utils.cli import UserError
+from utils.config import choose_device
+
 Work = Callable[[], object]
 
 
@@ -72,6 +75,22 @@ def tensor_cores(on: bool) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def check_sizes(input_size: tuple[int, int], rounds: int) -> None:
+    """`UserError` where the network takes no such input, or nothing would be timed."""
+    if any(side <= 0 or side % 32 for side in input_size):
+        raise UserError(f"--input-size {input_size[0]} {input_size[1]}: both sides must be multiples of 32")
+    if rounds < 1:
+        raise UserError(f"--rounds {rounds}: must be 1 or more")
+
+
+def chosen_device(name: str) -> torch.device:
+    """`choose_device`, made the current one: what is waited for and counted here is the current GPU's."""
+    device = choose_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def gpu_memory(work: Work) -> float:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from benchmarks.timing import (
     Ratios,
     Times,
     Work,
+    check_sizes,
+    chosen_device,
     describe_machine,
     gpu_memory,
     interleave,
@@ -29,7 +32,7 @@ from benchmarks.timing import (
 )
 from nets import SSTNet, YOLOXLoss
 from utils.cli import run_command
-from utils.config import PRESETS, choose_device
+from utils.config import PRESETS
 from utils.ema import EMA
 from utils.flops import count_gflop
 from utils.heap import keep_freed_memory
@@ -44,7 +47,7 @@ class Config:
     batch_size: int = 2
     rounds: int = 3
     width: float = 0.5  # of the network
-    presets: tuple[str, ...] = ("released", "cross-slice")
+    presets: tuple[Literal["released", "cross-slice"], ...] = ("released", "cross-slice")
     device: str = "auto"
     compile: bool = False  # time torch.compile too (slow to start)
     alone: bool = False  # time the trainer's own form alone
@@ -89,16 +92,21 @@ class Step:
     def loss(self) -> Tensor:
         """The forward pass and the loss."""
         device = self.clips.device.type
-        with torch.autocast(device, torch.bfloat16) if self.form.amp else nullcontext():
-            output, motion = self.forward(self.clips)
-        return self.criterion(output, self.targets).total + motion.float()
+        with self._precision():
+            with torch.autocast(device, torch.bfloat16) if self.form.amp else nullcontext():
+                output, motion = self.forward(self.clips)
+            return self.criterion(output, self.targets).total + motion.float()
 
     def __call__(self) -> None:
-        with tensor_cores(self.form.tf32):
+        with self._precision():
             self.optimizer.zero_grad(set_to_none=True)
             self.loss().backward()
             self.optimizer.step()
             self.ema.update(self.model)
+
+    def _precision(self) -> AbstractContextManager:
+        """The trainer leaves PyTorch's own setting."""
+        return nullcontext() if self.form.tf32 else tensor_cores(False)
 
 
 def forms_of(config: Config, device: torch.device) -> list[Form]:
@@ -147,9 +155,10 @@ def _peak_kib() -> float:
 
 def main(config: Config) -> None:
     """Measure all forms and print them."""
+    check_sizes(config.input_size, config.rounds)
     if config.quick:
         config.input_size, config.rounds, config.width, config.presets = (64, 64), 2, 0.125, ("released",)
-    device = choose_device(config.device)
+    device = chosen_device(config.device)
     product, product_gflop = matrix_product(device, side=256 if config.quick else 2048)
     height, width = config.input_size
     print(f"training step, batch {config.batch_size}, {height} x {width}, {describe_machine(device)}")

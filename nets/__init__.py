@@ -3,8 +3,8 @@
 Imports nothing else of this project.
 """
 
-from nets.inference import StreamingForm, inference_form
-from nets.sstnet import SSTNet, VideoStream, frames_together
-from nets.yolox_loss import YOLOXLoss
+from .inference import StreamingForm, inference_form
+from .sstnet import SSTNet, VideoStream, frames_together
+from .yolox_loss import YOLOXLoss
 
 __all__ = ["SSTNet", "StreamingForm", "VideoStream", "YOLOXLoss", "frames_together", "inference_form"]

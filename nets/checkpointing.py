@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,20 +22,24 @@ def checkpointed(module: nn.Module, *inputs: object) -> Any:
 
 
 def _contexts(module: nn.Module) -> tuple:
-    """Contexts of the first and of the second pass."""
-    return nullcontext(), frozen_statistics(module)
+    """Contexts of the first pass and of those after it: one for each backward pass through the graph."""
+    return nullcontext(), FrozenStatistics(module)
 
 
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """BatchNorms use their batch's statistics but do not take them into the running ones."""
-    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d | nn.SyncBatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
+class FrozenStatistics:
+    """A context, to be entered any number of times: BatchNorms use their batch's statistics but do not take them into
+    the running ones."""
+
+    def __init__(self, module: nn.Module) -> None:
+        kinds = nn.modules.batchnorm._NormBase  # of one, two and three dimensions, shared between processes too
+        self._norms = [m for m in module.modules() if isinstance(m, kinds) and m.num_batches_tracked is not None]
+
+    def __enter__(self) -> None:
+        self._before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in self._norms]
+        for norm in self._norms:
+            norm.momentum = 0.0
+
+    def __exit__(self, *exception: object) -> None:
+        for norm, (momentum, count) in zip(self._norms, self._before, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(count)

@@ -22,8 +22,8 @@ from torch.nn.functional import (
     scaled_dot_product_attention,
 )
 
-from nets.checkpointing import checkpointed
-from nets.convolution import Conv2d, conv2d
+from .checkpointing import checkpointed
+from .convolution import Conv2d, conv2d
 
 TOKEN_SIDE = 32  # a channel is pooled to 32 x 32 and is one token of 1024 numbers
 

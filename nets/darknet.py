@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from nets.convolution import Conv2d
+from .convolution import Conv2d
 
 
 class BaseConv(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from nets.darknet import BaseConv, CSPDarknet, CSPLayer
+from .darknet import BaseConv, CSPDarknet, CSPLayer
 
 
 class FeatureExtractor(nn.Module):

@@ -10,8 +10,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from nets.darknet import BaseConv
-from nets.sstnet import SSTNet
+from .darknet import BaseConv
+from .sstnet import SSTNet
 
 
 def inference_form(model: SSTNet) -> SSTNet:
@@ -25,6 +25,8 @@ def inference_form(model: SSTNet) -> SSTNet:
     parts = dict(model.named_children())
     parts.pop("motion_branch", None)  # half of a cross-slice network's parameters: not even copied
     folded = copy.copy(model)
+    own = {name: copy.copy(value) for name, value in vars(model).items() if isinstance(value, dict)}  # hooks too
+    vars(folded).update(own, _parameters=copy.deepcopy(model._parameters), _buffers=copy.deepcopy(model._buffers))
     folded._modules = {name: copy.deepcopy(part) for name, part in parts.items()} | {"motion_branch": None}
     folded.requires_grad_(False).eval()
     folded.infers_only = True
@@ -47,7 +49,8 @@ class StreamingForm(nn.Module):
     """One step of `VideoStream` as a function: its cache goes in and comes out, nothing is remembered inside.
 
     For export. The B frames of a step belong to B streams that know nothing of one another. The cache holds, for the
-    last T - 1 frames, oldest first, the features (B, T - 1, C, h, w) and the reference halves (B, T - 1, 2C, h, w).
+    last T - 1 frames, oldest first, the features (B, T - 1, C, h, w) and the reference halves (B, T - 1, 2C, h, w;
+    what `reference_half` gives, in a neck of your own).
     With a `frame_interval` n every n-th frame is a stream: keep n caches and use them in turn; all of them begin as
     what the sequence's first frame returns.
     """
@@ -77,9 +80,9 @@ class StreamingForm(nn.Module):
 
     def empty_cache(self, streams: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Zeros of the cache's shapes for frames of `size` (H, W): something to give with first frames."""
-        references, channels = self.model.num_frames - 1, self.model.extractor.out_channels
         cells = (size[0] // self.model.stride, size[1] // self.model.stride)
-        weight = self.model.neck.pair_weights  # of the network's device and type
-        shapes = ((streams, references, c, *cells) for c in (channels, 2 * channels))
-        features, halves = (weight.new_zeros(shape) for shape in shapes)
-        return features, halves
+        weight = next(self.model.parameters())  # of the network's device and type
+        features = weight.new_zeros((streams, self.model.num_frames - 1, self.model.extractor.out_channels, *cells))
+        with torch.no_grad():
+            half = self.model.neck.reference_half(features[:1, 0])  # a neck of its own may have another width
+        return features, weight.new_zeros((*features.shape[:2], *half.shape[1:]))

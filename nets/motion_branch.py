@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d, mse_loss
 
-from nets.cross_slice_convlstm import CrossSliceConvLSTM
+from .cross_slice_convlstm import CrossSliceConvLSTM
 
 HIDDEN_CHANNELS = 64
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nets.convolution import conv2d
-from nets.darknet import BaseConv
+from .convolution import conv2d
+from .darknet import BaseConv
 
 
 def conv_pair(in_channels: int, hidden: int, out_channels: int, last: type[nn.Module] = nn.SiLU) -> nn.Sequential:

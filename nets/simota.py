@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nets.boxes import pairwise_iou
+from .boxes import pairwise_iou
 
 CENTRE_RADIUS = 2.5  # in strides
 NUM_IOUS = 10  # overlaps whose sum is the number of anchors that a target gets

@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from nets.checkpointing import checkpointed
-from nets.feature_extractor import FeatureExtractor
-from nets.motion_branch import MotionBranch
-from nets.motion_coupling_neck import MotionCouplingNeck
-from nets.yolox_head import YOLOXHead
+from .checkpointing import checkpointed
+from .feature_extractor import FeatureExtractor
+from .motion_branch import MotionBranch
+from .motion_coupling_neck import MotionCouplingNeck
+from .yolox_head import YOLOXHead
 
 
 class SSTNet(nn.Module):
@@ -173,7 +173,7 @@ class VideoStream:
         features = self.model.extract(frames)
         halves = self.model.neck.reference_half(features)
         if not self._cache:
-            self._cache.extend([(features[:1], halves[:1])] * self._reach)
+            self._cache.extend([(features[:1].clone(), halves[:1].clone())] * self._reach)
         if self._cache[0][0].shape[1:] != features.shape[1:]:
             raise ValueError("the frames' size has changed: call reset() between sequences")
         all_features = torch.cat([*(f for f, _ in self._cache), features])  # (reach + N, C, h, w)
@@ -185,7 +185,7 @@ class VideoStream:
             [all_features[start : start + count] for start in starts],
             [all_halves[start : start + count] for start in starts[:-1]],
         )
-        last = range(count, count + self._reach)
+        last = range(max(count - self._reach, 0), count)
         # Copies, not views: a view would keep the whole chunk alive.
-        self._cache.extend((all_features[t : t + 1].clone(), all_halves[t : t + 1].clone()) for t in last)
+        self._cache.extend((features[t : t + 1].clone(), halves[t : t + 1].clone()) for t in last)
         return output

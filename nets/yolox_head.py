@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from nets.darknet import BaseConv
+from .darknet import BaseConv
+
+PRIOR_PROBABILITY = 0.01  # of an object in a cell before any training
 
 
 class YOLOXHead(nn.Module):
@@ -28,6 +32,14 @@ class YOLOXHead(nn.Module):
     def _tower(hidden: int) -> nn.Sequential:
         return nn.Sequential(BaseConv(hidden, hidden, 3), BaseConv(hidden, hidden, 3))
 
+    def begin_empty(self) -> None:
+        """Predictors that say "no object" in every cell, so that the first steps are not spent on false alarms."""
+        for predictor in (*self.cls_preds, *self.obj_preds, *self.reg_preds):
+            nn.init.normal_(predictor.weight, 0.0, 0.01)
+            nn.init.zeros_(predictor.bias)
+        for predictor in (*self.cls_preds, *self.obj_preds):
+            nn.init.constant_(predictor.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+
     def forward(self, features: Tensor) -> Tensor:
         x = self.stems[0](features)  # eq. 3.1
         classification, regression = self.cls_convs[0](x), self.reg_convs[0](x)
@@ -45,14 +57,22 @@ def cell_grid(height: int, width: int, device: torch.device | None = None) -> Te
     return torch.stack([columns, rows], dim=-1).reshape(-1, 2).float()
 
 
+def cell_rows(output: Tensor) -> Tensor:
+    """A raw head output with a row for each cell: (B, 5 + K, h, w) -> (B, h * w, 5 + K), float32."""
+    return output.flatten(2).transpose(1, 2).float()
+
+
+def decode_boxes(raw: Tensor, cells: Tensor, stride: int = 8) -> Tensor:
+    """Raw boxes (..., 4) of cells (..., 2), column and row -> cx, cy, w, h in input pixels (..., 4): eq. 3.2,
+    xy = (xy + cell) * stride, wh = exp(wh) * stride."""
+    return torch.cat([(raw[..., :2] + cells) * stride, raw[..., 2:].exp() * stride], dim=-1)
+
+
 def decode_output(output: Tensor, stride: int = 8) -> Tensor:
     """Boxes of a raw head output: (B, 5 + K, h, w) -> (B, h * w, 5 + K), float32.
 
-    The first four channels become cx, cy, w, h in input pixels: xy = (xy + cell) * stride, wh = exp(wh) * stride
-    (eq. 3.2); objectness and class logits pass through.
+    The first four channels become boxes (`decode_boxes`); objectness and class logits pass through.
     """
-    height, width = output.shape[-2:]
-    anchors = output.flatten(2).transpose(1, 2).float()  # (B, h * w, 5 + K)
-    centres = (anchors[..., :2] + cell_grid(height, width, output.device)) * stride
-    sizes = anchors[..., 2:4].exp() * stride
-    return torch.cat([centres, sizes, anchors[..., 4:]], dim=-1)
+    rows = cell_rows(output)
+    boxes = decode_boxes(rows[..., :4], cell_grid(*output.shape[-2:], output.device), stride)
+    return torch.cat([boxes, rows[..., 4:]], dim=-1)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
-from nets.boxes import iou_loss
-from nets.simota import assign, pad_targets
-from nets.yolox_head import cell_grid, decode_output
+from .boxes import iou_loss
+from .simota import assign, pad_targets
+from .yolox_head import cell_grid, cell_rows, decode_boxes
 
 IOU_WEIGHT = 5.0
 
@@ -42,18 +42,21 @@ class YOLOXLoss(nn.Module):
             raise ValueError(
                 f"expected an output of ({len(targets)}, {5 + self.num_classes}, h, w), got {tuple(output.shape)}"
             )
-        anchors = decode_output(output, self.stride)  # (B, N, 5 + K), float32
-        boxes, obj_logits, cls_logits = anchors[..., :4], anchors[..., 4], anchors[..., 5:]
-        centres = (cell_grid(output.shape[-2], output.shape[-1], output.device) + 0.5) * self.stride
+        rows = cell_rows(output)  # (B, N, 5 + K), float32
+        obj_logits, cls_logits = rows[..., 4], rows[..., 5:]
+        cells = cell_grid(output.shape[-2], output.shape[-1], output.device)  # (N, 2)
         padded, used = pad_targets(targets, output.device)
+        boxes = decode_boxes(rows[..., :4].detach(), cells, self.stride)
         match = assign(
-            boxes.detach(), obj_logits.detach(), cls_logits.detach(), padded, used, centres, self.stride
+            boxes, obj_logits.detach(), cls_logits.detach(), padded, used, (cells + 0.5) * self.stride, self.stride
         )
         count = match.positive.sum().clamp(min=1)
         obj = binary_cross_entropy_with_logits(obj_logits, match.positive.float(), reduction="sum")
         image, anchor = match.positive.nonzero(as_tuple=True)
         matched = padded[image, match.target[image, anchor]] if len(image) else padded.new_zeros(0, 5)
-        iou = iou_loss(boxes[image, anchor], matched[:, :4], self.iou_kind).sum()
+        # Of the positives alone: where another cell's size overflows, its gradient would be 0 x infinity.
+        boxes = decode_boxes(rows[image, anchor, :4], cells[anchor], self.stride)
+        iou = iou_loss(boxes, matched[:, :4], self.iou_kind).sum()
         soft_labels = one_hot(matched[:, 4].long(), self.num_classes) * match.iou[image, anchor].unsqueeze(-1)
         cls = binary_cross_entropy_with_logits(cls_logits[image, anchor], soft_labels, reduction="sum")
         iou, obj, cls = IOU_WEIGHT * iou / count, obj / count, cls / count  # eq. 5.5

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nets import SSTNet
+from nets.checkpointing import checkpointed
 
 Wrap = Callable[[SSTNet], Callable]
 
@@ -41,6 +42,37 @@ def test_nothing_changes_in_synchronised_statistics():
     expected = step((), (1, 1))
     found = step(("extractor", "motion"), (1, 1), nn.SyncBatchNorm.convert_sync_batchnorm)
     assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_several_backward_passes():
+    """As who weighs the terms of a loss by their gradients does: one graph, gone through for each term."""
+
+    def gradients(recompute: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = SSTNet(1, 3, 1, 1, width=0.125, recompute=recompute).train()
+        output, motion = model(torch.randn(2, 3, 3, 64, 32))
+        output.square().mean().backward(retain_graph=True)
+        motion.backward()
+        return {name: value.grad for name, value in model.named_parameters()} | dict(model.named_buffers())
+
+    expected, found = gradients(()), gradients(("extractor", "motion"))
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_norms_of_other_dimensions_and_without_statistics():
+    """In a motion branch of a user's own."""
+
+    def trained(wrap: Callable) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        part = nn.Sequential(nn.Conv3d(2, 4, 1), nn.BatchNorm3d(4), nn.BatchNorm3d(4, track_running_stats=False))
+        clips = torch.randn(2, 2, 3, 8, 8, requires_grad=True)
+        wrap(part)(clips).square().sum().backward()
+        return part.state_dict() | {"gradient": clips.grad}
+
+    expected, found = trained(lambda part: part), trained(lambda part: partial(checkpointed, part))
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
 

@@ -48,6 +48,11 @@ def test_a_plateau_is_one_maximum():
     response[3:5, 2:6] = 7
     boxes, scores = maxima(response, 2)
     assert boxes.tolist() == [[3.0, 3.0, 2.0, 2.0]] and scores.tolist() == [7.0]  # centre (4, 4)
+    response[:] = 0
+    response[2:5, 2:5] = 7
+    response[3, 3] = 5  # a ring round its centre
+    boxes, scores = maxima(response, 2)
+    assert boxes.tolist() == [[2.5, 2.5, 2.0, 2.0]] and scores.tolist() == [7.0]
 
 
 def test_components_have_their_own_boxes_or_those_asked_for():

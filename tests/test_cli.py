@@ -11,7 +11,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
+import torch
 
 from tests.training_cases import ROOT
 from train_DAUB import DAUBConfig
@@ -107,6 +109,19 @@ def test_keyboard_interrupt_is_no_traceback(capsys):
         raise KeyboardInterrupt
 
     assert run(main, capsys, "--source", "a") == (130, "", "stopped by the keyboard\n")
+
+
+def test_memory_that_is_short_is_one_line(capsys):
+    def main(_: Settings) -> None:
+        np.zeros(2**62, np.uint8)
+
+    status, _, error = run(main, capsys, "--source", "a")
+    assert status == 2 and error.startswith("error: out of memory (Unable to allocate") and error.count("\n") == 1
+
+    def on_a_gpu(_: Settings) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+
+    assert run(on_a_gpu, capsys, "--source", "a")[2].startswith("error: out of memory (CUDA out of memory. Tried")
 
 
 def test_faults_of_the_program_keep_their_traceback():

@@ -161,6 +161,7 @@ def make_my_data(root: Path) -> None:
     [
         ("Add a data set", make_my_data, ("runs/MyData/best.pth",)),
         ("Change the neck", None, ("tiny/neck/best.pth", "tiny/neck/evaluation/metrics.json")),
+        ("Change the head", None, ("tiny/head/best.pth", "tiny/head/evaluation/metrics.json")),
         ("Write your own motion branch", None, ("tiny/branch/best.pth",)),
         ("Change the loss", None, ()),
     ],

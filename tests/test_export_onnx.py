@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import vid_map_coco
 import vid_predict
@@ -163,6 +164,32 @@ def test_the_streaming_form_of_a_clip_of_two():
     for number, frame in enumerate(torch.randn(3, 1, 3, 32, 32)):
         output, *cache = form(frame, torch.tensor([number == 0]), *cache)
         torch.testing.assert_close(output, stream.push(frame), rtol=1e-4, atol=1e-5)
+
+
+class MeanNeck(nn.Module):
+    """A neck of a user's own, whose halves have as many channels as the maps."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.mix = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def reference_half(self, features: Tensor) -> Tensor:
+        return self.mix(features)
+
+    def forward(self, features: Sequence[Tensor], reference_halves: Sequence[Tensor] | None = None) -> Tensor:
+        return features[-1] + sum(reference_halves or map(self.reference_half, features[:-1]))
+
+
+def test_a_neck_of_ones_own_streams(tmp_path):
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    model = small_network(3)
+    model.neck = MeanNeck(model.extractor.out_channels)
+    (graph,) = onnx_graph.build_graphs(LoadedNetwork(model, ("target",), (32, 64)), Form(streaming=True))
+    (tmp_path / "own.onnx").write_bytes(graph.SerializeToString())
+    frames = torch.randn(4, 3, 32, 64)
+    found = OnnxNetwork(tmp_path / "own.onnx").stream().push(frames)
+    torch.testing.assert_close(found, model.forward_video(frames), rtol=1e-4, atol=1e-5)
 
 
 def test_any_batch_and_size_through_the_plain_file(plain):

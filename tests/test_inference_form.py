@@ -56,6 +56,17 @@ def test_the_network_is_left_untouched(trained, training):
         folded.train()
 
 
+def test_hooks_and_own_parameters_of_the_copy_are_its_own(trained):
+    trained.temperature = torch.nn.Parameter(torch.ones(1))
+    calls = []
+    folded = inference_form(trained)
+    folded.register_forward_hook(lambda *_: calls.append(1))
+    trained.eval()(torch.randn(1, 3, 5, 32, 32))
+    assert not calls and trained.temperature.requires_grad
+    assert folded.temperature is not trained.temperature and not folded.temperature.requires_grad
+    del trained.temperature
+
+
 def test_it_has_no_motion_branch_and_is_its_own_inference_form(trained):
     folded = inference_form(trained)
     assert folded.motion_branch is None and not any(name.startswith("motion") for name in folded.state_dict())

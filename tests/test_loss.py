@@ -117,6 +117,16 @@ def test_assignment_of_a_batch_is_that_of_its_images(counts, seed):
         assert bool(match.positive[image].any()) == (len(rows) > 0)
 
 
+def test_a_cell_of_no_target_whose_size_overflows_is_in_no_gradient():
+    output = torch.randn(1, 6, 4, 4)
+    output[0, 2, 3, 3] = 200.0  # exp() of it is infinite
+    output.requires_grad_()
+    losses = YOLOXLoss()(output, [torch.tensor([[6.0, 6.0, 6.0, 6.0, 0.0]])])
+    losses.total.backward()
+    assert losses.num_positives >= 1 and losses.total.isfinite()
+    assert output.grad.isfinite().all() and (output.grad[0, :4, 3, 3] == 0).all()
+
+
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="expected an output of"):
         YOLOXLoss(num_classes=2)(torch.zeros(1, 6, 4, 4), [torch.zeros(0, 5)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from utils.annotations import load_annotations
 from utils.checkpoint import checkpoint_of, load_network
 from utils.clips import ClipDataset
 from utils.detector import Detector
-from utils.recalibrate import Config, batches_of, main, recalibrate
+from utils.recalibrate import Config, batches_of, frames_of, main, recalibrate
 
 SETTINGS = {"settings": {"seed": 5}, "progress": {"epoch": 2}, "optimizer": {"state": torch.zeros(3)}}
 
@@ -85,7 +86,7 @@ def test_the_file_says_what_the_old_one_says(files, tmp_path, capsys):
     data_root, weights = files
     output = tmp_path / "new" / "recalibrated.pth"
     status, out, _ = command(capsys, data_root, weights, output, "--clips", 9, "--batch-size", 4)
-    assert status == 0 and "statistics of 8 clips of whole frames, instances_train2017.json" in out
+    assert status == 0 and "statistics of 8 clips of whole frames, data instances_train2017.json" in out
     old, new = load_network(weights), load_network(output)
     assert (new.intensity, new.frame_scales, new.confidence) == ((0.0, 510.0), (1.5, 2.0), 0.3)
     assert torch.load(output, weights_only=True)["training"] == {"settings": {"seed": 5}, "progress": {"epoch": 2}}
@@ -96,6 +97,22 @@ def test_the_file_says_what_the_old_one_says(files, tmp_path, capsys):
     assert command(capsys, data_root, weights, tmp_path / "again.pth", "--clips", 9, "--batch-size", 4)[0] == 0
     again = load_network(tmp_path / "again.pth").model.state_dict()
     assert all(torch.equal(value, again[name]) for name, value in new.model.state_dict().items())
+
+
+def test_the_frames_are_those_of_the_run_unless_others_are_given(files, tmp_path, capsys):
+    data_root, weights = files
+    beside = weights.with_name("config.json")
+    settings = {"data_root": str(data_root), "train_list": str(data_root / "coco_train_DAUB.txt")}
+    beside.write_text(json.dumps({"config": settings}))
+    try:
+        words = ["--weights", weights, "--output", tmp_path / "new.pth", "--device", "cpu", "--clips", 8]
+        status, out, _ = run(capsys, [str(word) for word in words], Config, main)
+        given = frames_of(Config(weights, tmp_path / "new.pth", data_root=Path("elsewhere")))
+    finally:
+        beside.unlink()
+    assert status == 0 and "8 clips of whole frames, data coco_train_DAUB.txt" in out
+    assert given == (Path("elsewhere"), Path("elsewhere/annotations/instances_train2017.json"))
+    assert frames_of(Config(weights, tmp_path / "new.pth"))[0] == Path("datasets/DAUB")
 
 
 def test_frames_of_other_sizes_are_enlarged_as_in_detection(tmp_path):
@@ -131,3 +148,5 @@ def test_bad_flags_are_one_line(files, tmp_path, capsys, flags, message):
     status, _, error = command(capsys, *files, tmp_path / "new.pth", *flags)
     assert status == 2 and error.startswith("error: ") and message in error and error.count("\n") == 1
     assert command(capsys, *files, files[1])[0] == 2  # the weight file itself
+    status, _, error = command(capsys, *files, tmp_path)
+    assert status == 2 and f"{tmp_path}: is a folder" in error

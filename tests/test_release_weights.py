@@ -94,7 +94,7 @@ def test_a_release_of_recalibrated_weights_says_so(run_file, tmp_path, capsys):
     assert run(capsys, words, recalibrate.Config, recalibrate.main)[0] == 0
     content = torch.load(recalibrated, weights_only=True)
     said = release_weights.provenance(content, Config(recalibrated, tmp_path / "small.pth"))
-    assert said["statistics"] == "8 clips of whole frames, instances_train2017.json"
+    assert said["statistics"] == "8 clips of whole frames, data instances_train2017.json"
     assert said["epochs_done"] == 7 and said["revision"] == "abc1234"
 
 
@@ -188,7 +188,8 @@ def test_large_frames_are_a_note(own_weights, frames, tmp_path, capsys):
     Image.fromarray(np.zeros((128, 170), np.uint8)).save(large)
     flags = ["--source", str(large), "--save", "frames", "--output"]
     status, _, error = run(capsys, [*flags, "one"], vid_predict.Config, vid_predict.main)
-    assert status == 0 and error.startswith("note: frames of 128 x 170 pixels go into the network as 128 x 192")
+    said = "note: frames of 128 x 170 (height x width) go into the network as 128 x 192"
+    assert status == 0 and error.startswith(said)
     assert "6 times the usual work a frame; --input-size 128 160 is faster" in error
     more = ["--input-size", "128", "160"]
     assert "note" not in run(capsys, [*flags, "two", *more], vid_predict.Config, vid_predict.main)[2]

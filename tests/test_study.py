@@ -82,6 +82,9 @@ def test_rows_are_run_once_and_make_the_table(study, tmp_path):
     other.write_text(json.dumps(results["base_seed1"] | {"training": "--epochs 99"}))
     status, _, error = study(*rows)
     assert status == 2 and f"{other}: made with other settings (--epochs 99); remove it" in error
+    other.write_text(json.dumps(results["base_seed1"] | {"training_frames": 1396}))
+    status, _, error = study(*rows)
+    assert status == 2 and f"{other}: of 1396 training frames, and" in error and "--results" in error
 
 
 def result(seed: int, score: float, data: str = "a") -> dict:

@@ -22,7 +22,7 @@ from utils.dry_run import unreached_parameters
 from utils.ema import EMA
 from utils.optimizer import build_optimizer, initialise, parameter_groups
 from utils.runlog import COLUMNS, RunLog, make_run_dir
-from utils.schedule import Schedule, scaled_rates
+from utils.schedule import Schedule, clamping, scaled_rates
 from utils.trainer import Trainer
 
 PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}
@@ -66,6 +66,16 @@ def test_rates_are_scaled_by_the_batch_and_clamped(nominal, batch, optimizer, ex
 )
 def test_given_bounds_take_the_place_of_the_published_ones(bounds, expected):
     assert scaled_rates(1e-3, 8, "adam", bounds) == pytest.approx(expected)
+
+
+def test_a_rate_that_the_bounds_decide_is_said(data_root, tmp_path, capsys):
+    assert clamping(1e-2, 64, "sgd") is None and clamping(8e-3, 8, "adam") is None
+    assert clamping(1.0, 64, "sgd") == "--lr 1 is 1 at batch 64, lowered to 0.05 by the bounds (--lr-bounds)"
+    Trainer(small_config(data_root, tmp_path, optimizer="sgd", lr=1e-3, batch_size=4))
+    said = "--lr 0.001 is 6.25e-05 at batch 4, raised to 0.0005 by the bounds (--lr-bounds)\n"
+    assert capsys.readouterr().out == said
+    Trainer(small_config(data_root, tmp_path / "default", optimizer="sgd", lr=None, batch_size=1))
+    assert capsys.readouterr().out == ""
 
 
 def test_a_run_keeps_the_bounds_given(data_root, tmp_path):

@@ -228,6 +228,10 @@ def test_tracks_in_every_file(weights, clip, tmp_path, capsys):
     assert metrics["found_tracks"] == len(tracks)
     assert "100.0 % of" in capsys.readouterr().out
 
+    # Detections without tracks take the place of these: nothing says of them what was true of the others.
+    assert predict(*common[:-1], "--output", tmp_path / "second", "--max-frames", 2) == 0
+    assert {path.name for path in (tmp_path / "second").iterdir()} == {"detections.json", "detections.csv", "frames"}
+
 
 def test_which_annotations_tell_tracks_apart(clip, tmp_path):
     annotations = tmp_path / "list.txt"

@@ -319,6 +319,12 @@ def save_weights(
     save_atomically(checkpoint_of(model, class_names, input_size, intensity), path)
 
 
+def refuse_folder(path: Path) -> None:
+    """`UserError` where the weight file that is to be written is a folder."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in it, such as {path / 'weights.pth'}")
+
+
 def save_atomically(content: dict[str, Any], path: str | Path, keep_as: Path | None = None) -> None:
     """Write to a temporary file, flush it to disk, rename: whoever reads sees the old file or the new one, whole.
 

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import tyro
 
-from utils.heap import keep_freed_memory
+from utils.heap import is_out_of_memory, keep_freed_memory
 
 Config = TypeVar("Config")
 Value = TypeVar("Value")
@@ -80,6 +80,13 @@ def run_command(
         with contextlib.suppress(OSError):
             sys.stdout.flush()  # what was said before the error stands before it in a log of both
         print("error:", error_line(str(error)), file=sys.stderr)
+        status = 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = error_line(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        print(f"error: out of memory ({reason}); lower a --batch-size, --chunk or --input-size, or take another "
+              "--device", file=sys.stderr)  # fmt: skip
         status = 2
     except KeyboardInterrupt:
         print("stopped by the keyboard", file=sys.stderr)

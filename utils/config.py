@@ -233,8 +233,9 @@ class TrainConfig:
             train_list=self.annotations("train"),
             val_list=self.annotations("val"),
             num_classes=len(read_class_names(self.classes)),
+            decode=True,
             intensity=self.intensity,
-            output=self.run_dir.with_name(f"{self.run_dir.name}_data"),
+            output=self.run_dir.resolve().with_name(f"{self.run_dir.resolve().name}_data"),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from utils.evaluation_metrics import (
 )
 from utils.pd_fa import CENTRE_DISTANCE, CentreMatches, match_centres, pd_fa, pd_fa_curve
 
+CUT = 0.1  # lowest score of a file from which on it looks cut; the published protocol keeps all from 0.001 on
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -222,6 +224,11 @@ def _note_gaps(truth: GroundTruth, detections: Results, matches: Matches, confid
     if len(detections) and not 0 <= detections.scores.min() <= detections.scores.max() <= 1:
         low, high = detections.scores.min(), detections.scores.max()
         notes.append(f"scores from {low:g} to {high:g}, not 0 to 1: confidence {confidence:g} means little among them")
+    elif len(detections) > len(truth.image_ids) / 2 and detections.scores.min() >= CUT:
+        notes.append(
+            f"no score below {detections.scores.min():.4g}: if the file was cut there, as vid_predict.py's is, its mAP "
+            "is not the detector's; vid_map_coco.py keeps what mAP needs"
+        )
     for k, name in enumerate(truth.category_names):
         if len(matches.target_image) and not (matches.target_category == k).any():
             what = "so published precision and recall are 0" if k == 0 else "left out of the means"

@@ -164,6 +164,8 @@ def _differences(found: Tensor, raw: Tensor, form: Form) -> tuple[dict[str, floa
         lonely = ours + theirs - 2 * pairs
         # Rounding may lift a score or an overlap over its threshold: one row in a hundred may differ.
         share = 0.0 if lonely <= max(ours, theirs) / 100 else lonely / max(ours, theirs)
+        if not ours and not theirs:
+            return {"detections": 0.0}, "no detection in noise above its confidence: the suppression was not compared"
         return {"detections": share}, f"{pairs} of {theirs} detections the same, {lonely} others"
     if not form.decode:
         differences = {"outputs": _relative(found, raw)}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from utils.config import TrainConfig
 from utils.distributed import is_others_end
+from utils.heap import is_out_of_memory
 
 NAMED_CLIPS = 4  # of a batch that is not finite
 
@@ -27,7 +26,7 @@ def name_clips(names: list[str]) -> str:
 def remedy(error: RuntimeError | MemoryError, config: TrainConfig, processes: int) -> str | None:
     """What to say of a failure that is the machine's; None of any other."""
     height, width = config.input_size
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         sizes = f"--batch-size {config.batch_size} and --input-size {height} {width}"
         lower = "lower one of them, or raise --accumulate"
         return f"--device {config.device}: out of memory at {sizes}; {lower}"
@@ -48,9 +47,3 @@ def remedy(error: RuntimeError | MemoryError, config: TrainConfig, processes: in
             f"({str(error).splitlines()[0][:100]}); its own message says why; start all of them again"
         )
     return None
-
-
-def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Of a GPU's or the machine's: PyTorch has an error of its own for its allocator on a GPU alone."""
-    said = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)

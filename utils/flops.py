@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nets import SSTNet
+from nets.motion_coupling_neck import MotionCouplingNeck
 
 Size = tuple[int, int]
 
@@ -32,22 +33,25 @@ def shapes_only(**architecture: object) -> SSTNet:
 
 def count_as_written(model: SSTNet, size: Size) -> dict[str, float]:
     """Evaluation of one clip as the equations read: every pair's concatenation is convolved whole."""
-    frame = _frames(1, size)
-    cells = torch.empty(1, model.neck.channels, size[0] // model.stride, size[1] // model.stride, device="meta")
-    references = model.num_frames - 1
-
-    def neck(network: SSTNet) -> None:
-        neck = network.neck
-        gated = cells if neck.conv_ref is None else neck.conv_ref(torch.cat([cells] * references, 1)) * cells
-        neck.conv_cr_mix(torch.cat([neck.conv_cur(gated), cells], 1))
-        pairs = [neck.conv_gl(torch.cat([cells, cells], 1)) for _ in range(references)]
-        neck.conv_final(torch.cat([neck.conv_gl_mix(sum(pairs)), cells], 1))
-
+    frame, channels = _frames(1, size), model.extractor.out_channels
+    cells = torch.empty(1, channels, size[0] // model.stride, size[1] // model.stride, device="meta")
     return {
         "extractor": model.num_frames * count_gflop(model, lambda m: m.extractor(frame)),
-        "neck": count_gflop(model, neck),
+        "neck": count_gflop(model, lambda m: _neck_as_written(m.neck, cells, m.num_frames)),
         "head": count_gflop(model, lambda m: m.head(cells)),
     }
+
+
+def _neck_as_written(neck: nn.Module, cells: Tensor, num_frames: int) -> None:
+    """Run a neck on maps (1, C, h, w); one of the user's own as it is."""
+    if not isinstance(neck, MotionCouplingNeck):
+        neck([cells] * num_frames)
+        return
+    references = num_frames - 1
+    gated = cells if neck.conv_ref is None else neck.conv_ref(torch.cat([cells] * references, 1)) * cells
+    neck.conv_cr_mix(torch.cat([neck.conv_cur(gated), cells], 1))
+    pairs = [neck.conv_gl(torch.cat([cells, cells], 1)) for _ in range(references)]
+    neck.conv_final(torch.cat([neck.conv_gl_mix(sum(pairs)), cells], 1))
 
 
 def count_clip(model: SSTNet, size: Size) -> dict[str, float]:

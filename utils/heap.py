@@ -1,6 +1,6 @@
-"""The C library's heap on a CPU: keep the memory of freed maps, which the next step asks for again.
+"""Memory: what is freed is kept on a CPU, and how a lack of it is known.
 
-glibc gives large blocks back to the system as they are freed, and every page of the next one is then faulted in and
+glibc gives large blocks back to the system as maps are freed, and every page of the next one is then faulted in and
 cleared anew (docs/performance.md has what that costs).
 """
 
@@ -22,3 +22,12 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(mallopt(name, LARGEST) == 1 for name in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, a GPU's or the machine's; PyTorch has an error of its own for a GPU's allocator alone,
+    and is not imported for this."""
+    said = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in said)

@@ -210,9 +210,11 @@ def _name_dimensions(graph: onnx.ModelProto, model: SSTNet, form: Form) -> None:
         "candidates": ("batch", "cells", 6),
         "detections": ("batch", form.suppression.max_detections if form.suppression else 0, 6),
     }
+    # Of a neck of the user's own, a half's channels are known from the graph alone.
+    half = [value.type.tensor_type.shape.dim[2].dim_value for value in graph.graph.input if value.name == "halves"]
     for prefix in ("", "next_"):
         shapes[f"{prefix}features"] = ("batch", references, channels, *cells)
-        shapes[f"{prefix}halves"] = ("batch", references, 2 * channels, *cells)
+        shapes[f"{prefix}halves"] = ("batch", references, *half, *cells)
     del graph.graph.value_info[:]  # calls them by other names
     for value in [*graph.graph.input, *graph.graph.output]:
         shape = value.type.tensor_type.shape

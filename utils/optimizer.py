@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 
 MOMENTUM = 0.937
 WEIGHT_DECAY = 5e-4
-PRIOR_PROBABILITY = 0.01  # of an object in a cell before any training
 
 
 def initialise(model: nn.Module, kind: str) -> None:
@@ -18,8 +16,7 @@ def initialise(model: nn.Module, kind: str) -> None:
 
     "release": convolution weights N(0, 0.02), BatchNorm weights N(1, 0.02) and biases 0; convolutions' biases stay as
     PyTorch makes them. It starts slowly: the signal shrinks from layer to layer. "kaiming": variance-preserving
-    convolutions, and a head that says "no object" everywhere, so that the first steps are not spent on unlearning
-    false alarms.
+    convolutions, and a head that begins empty.
     """
     for module in model.modules():
         if kind == "release" and isinstance(module, nn.Conv2d):
@@ -30,11 +27,7 @@ def initialise(model: nn.Module, kind: str) -> None:
         elif kind == "kaiming" and isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     if kind == "kaiming":
-        for predictor in (*model.head.cls_preds, *model.head.obj_preds, *model.head.reg_preds):
-            nn.init.normal_(predictor.weight, 0.0, 0.01)
-            nn.init.zeros_(predictor.bias)
-        for predictor in (*model.head.cls_preds, *model.head.obj_preds):
-            nn.init.constant_(predictor.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+        model.head.begin_empty()
 
 
 def parameter_groups(model: nn.Module) -> list[dict]:

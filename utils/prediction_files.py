@@ -21,6 +21,7 @@ from utils.video import Frame, Source, VideoSource, VideoWriter
 Save = Literal["video", "frames", "both"]
 SOFTWARE = "SSTNet vid_predict.py"  # said in every PNG written here, so that a later run knows it as its own
 TRACK_KEY = "track_id"
+TRACKS, TRACK_METRICS = "tracks.txt", "track_metrics.json"
 NAMES = "backslashreplace"  # how names of files that are no text are written
 CSV_HEADER = ("image_id", "file_name", "category_id", "category", "score", "x", "y", "w", "h", "cx", "cy")
 
@@ -61,7 +62,8 @@ class OutputFolder:
     With `tracks` also tracks.txt in the format of the MOT challenge, and the number of its track in each detection.
 
     Where frames are written, those of an earlier run are removed first: PNG files below frames/ whose `Software`
-    text is `SOFTWARE`. Other files stay. A video or frames that this run does not write are left as they are.
+    text is `SOFTWARE`. tracks.txt and track_metrics.json of an earlier run are removed too: they are of other
+    detections. Other files stay. A video or frames that this run does not write are left as they are.
     """
 
     def __init__(
@@ -70,8 +72,8 @@ class OutputFolder:
         self.folder = folder
         self.frames = folder / "frames" if save != "video" else None
         video = folder / "detections.mp4" if save != "frames" else None
-        motion = folder / "tracks.txt" if tracks else None
-        files = [folder / "detections.json", folder / "detections.csv", video, motion]
+        motion, track_metrics = folder / TRACKS, folder / TRACK_METRICS
+        files = [folder / "detections.json", folder / "detections.csv", video, motion, track_metrics]
         _refuse_own_input(source, annotations, [path for path in files if path], self.frames)
         make_folder(self.frames or folder)
         with ExitStack() as stack, self._writing():
@@ -84,7 +86,9 @@ class OutputFolder:
             self._csv_file = stack.enter_context(files[1].open("w", newline="", encoding="utf-8", errors=NAMES))
             self._csv = csv.writer(self._csv_file)
             self._csv.writerow((*CSV_HEADER, TRACK_KEY) if tracks else CSV_HEADER)
-            self._tracks = stack.enter_context(motion.open("w", encoding="utf-8")) if motion else None
+            for older in (motion, track_metrics):
+                older.unlink(missing_ok=True)
+            self._tracks = stack.enter_context(motion.open("w", encoding="utf-8")) if tracks else None
             self._open = stack.pop_all()
 
     def write(

@@ -3,8 +3,9 @@
 python -m utils.recalibrate --weights runs/DAUB/best.pth --data-root datasets/DAUB --output runs/DAUB/recalibrated.pth
 
 The deep maps of a crop have few cells, most of them beside the border; their statistics are not those of whole frames.
-Weights stay, no box is looked at, so unannotated frames of the camera in use will do. The mean over batches in the
-place of the running average is "precise BatchNorm" (Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, section 3).
+Weights stay, no box is looked at, so unannotated frames of the camera in use will do. Means and variances are those of
+the batches, averaged over all of them, in the place of the running average: as "precise BatchNorm" (Wu and Johnson,
+Rethinking "Batch" in BatchNorm, 2021, section 3), which adds to the variance that of the batches' means.
 """
 
 from __future__ import annotations
@@ -22,11 +23,19 @@ from tqdm import tqdm
 
 from nets import SSTNet
 from utils.annotations import load_annotations
-from utils.checkpoint import LoadedNetwork, checkpoint_of, load_network, read_checkpoint, save_atomically
+from utils.checkpoint import (
+    LoadedNetwork,
+    checkpoint_of,
+    load_network,
+    read_checkpoint,
+    refuse_folder,
+    save_atomically,
+)
 from utils.cli import Unset, UserError, run_command
 from utils.clips import ClipDataset, ClipSample, collate_clips, normalise_clips
 from utils.config import choose_device
 from utils.evaluation_report import make_folder
+from utils.run_state import recorded_run
 
 
 @dataclass
@@ -37,11 +46,12 @@ class Config:
     """Weight file of this project: a run's best.pth or last.pth, or a released file."""
     output: Path
     """The file to write."""
-    data_root: Path = Path("datasets/DAUB")
-    """Folder of the data set; paths in the list are resolved against it."""
+    data_root: Unset[Path] = None
+    """Folder of the data set; paths in the list are resolved against it (default: that of the weights' run, where its
+    config.json is beside them, else datasets/DAUB)."""
     train_list: Unset[Path] = None
-    """Annotation list or COCO JSON of the frames, whose boxes are not looked at (default:
-    annotations/instances_train2017.json of the data root)."""
+    """Annotation list or COCO JSON of the frames, whose boxes are not looked at (default: that of the run;
+    annotations/instances_train2017.json of a --data-root that is given)."""
     clips: int = 256
     """Clips to take the statistics from, drawn by chance."""
     batch_size: int = 8
@@ -56,11 +66,12 @@ def main(config: Config) -> None:
     """Read, take the statistics, write."""
     if config.clips < config.batch_size or config.batch_size < 2:
         raise UserError(f"--clips {config.clips}, --batch-size {config.batch_size}: at least one batch of 2 clips")
+    refuse_folder(config.output)
     if config.output.resolve() == config.weights.resolve():
         raise UserError(f"{config.output}: is the weight file itself; pass another --output")
     network = load_network(config.weights, choose_device(config.device))
-    path = config.train_list or config.data_root / "annotations" / "instances_train2017.json"
-    data = load_annotations(path, config.data_root)
+    root, path = frames_of(config)
+    data = load_annotations(path, root)
     clips = ClipDataset(
         data, network.input_size, network.model.num_frames, intensity=network.intensity,
         frame_interval=network.model.frame_interval, frame_scales=network.frame_scales,
@@ -71,9 +82,17 @@ def main(config: Config) -> None:
     count = recalibrate(network.model, batches_of(clips, config, next(network.model.parameters()).device))
     if not count:
         raise UserError(f"{path}: of the clips drawn no {config.batch_size} (--batch-size) are of one size")
-    used = f"{count * config.batch_size} clips of whole frames, {path.name}"
+    used = f"{count * config.batch_size} clips of whole frames, {root.resolve().name} {path.name}"
     save_atomically(weight_file(network, read_checkpoint(config.weights), used), config.output)
     print(f"{config.output}: BatchNorm's statistics of {used}; its weights are those of {config.weights}")
+
+
+def frames_of(config: Config) -> tuple[Path, Path]:
+    """The data root and the list of the frames: as given, or those that the network was trained on."""
+    run = {} if config.data_root else recorded_run(config.weights).get("config", {})
+    root = config.data_root or Path(run.get("data_root") or "datasets/DAUB")
+    listed = config.train_list or run.get("train_list")
+    return root, Path(listed) if listed else root / "annotations" / "instances_train2017.json"
 
 
 def batches_of(clips: ClipDataset, config: Config, device: torch.device) -> Iterator[Tensor]:

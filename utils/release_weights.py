@@ -29,12 +29,14 @@ from utils.checkpoint import (
     load_network,
     load_weights,
     read_checkpoint,
+    refuse_folder,
     save_atomically,
 )
 from utils.cli import Unset, UserError, run_command
 from utils.clips import normalise_frames
 from utils.config import TrainConfig
-from utils.evaluation_report import make_folder, read_json
+from utils.evaluation_report import make_folder
+from utils.run_state import recorded_run
 from utils.synthetic import make_sequence
 from utils.synthetic_presets import PRESETS
 
@@ -80,6 +82,7 @@ class Difference:
 
 def main(config: Config) -> None:
     """Write beside the output, check, and only then rename."""
+    refuse_folder(config.output)
     if config.weights.resolve() == config.output.resolve():
         raise UserError(f"{config.output}: is the checkpoint itself; pass another --output")
     if config.confidence is not None and not 0 <= config.confidence <= 1:
@@ -141,8 +144,7 @@ def provenance(content: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """
     if isinstance(content.get("provenance"), dict) and content["provenance"]:  # a released file once more
         return {**content["provenance"], **({"data": config.data} if config.data else {})}
-    beside = config.weights.with_name("config.json")
-    recorded = read_json(beside, "run's settings") if beside.is_file() else {}
+    recorded = recorded_run(config.weights)
     settings = content.get("training", {}).get("settings") or recorded.get("config", {})
     environment = recorded.get("environment", {})
     return {

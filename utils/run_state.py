@@ -15,6 +15,7 @@ import torch
 
 from utils.checkpoint import DamagedFile, read_checkpoint, save_atomically
 from utils.cli import UserError
+from utils.evaluation_report import read_json
 
 LAST, PREVIOUS = "last.pth", "previous.pth"
 # Settings that decide which clips the steps of an epoch see, and those that say nothing of the training itself.
@@ -167,3 +168,8 @@ def state_of_run(
     """What `newest_run` and `restore_progress` want to find under `training`, beside the `states` of objects."""
     return {"progress": asdict(progress), "settings": settings, "files": files, "num_clips": num_clips, **states}
 
+
+def recorded_run(weights: Path) -> dict[str, Any]:
+    """What the config.json beside a run's weight file says, `config` and `environment`; empty where there is none."""
+    path = weights.with_name("config.json")
+    return read_json(path, "run's settings") if path.is_file() else {}

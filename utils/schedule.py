@@ -35,6 +35,15 @@ def scaled_rates(
     return peak, floor
 
 
+def clamping(nominal: float, batch_size: int, optimizer: str, bounds: tuple[float, float] | None = None) -> str | None:
+    """What to say where the bounds decide the peak, not the nominal rate; None where they do not."""
+    scaled, (peak, _) = nominal * batch_size / NOMINAL_BATCH, scaled_rates(nominal, batch_size, optimizer, bounds)
+    if math.isclose(peak, scaled):
+        return None
+    what = "raised" if peak > scaled else "lowered"
+    return f"--lr {nominal:g} is {scaled:.3g} at batch {batch_size}, {what} to {peak:g} by the bounds (--lr-bounds)"
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Learning rate of each epoch, counted from 0, in a run of `epochs`: eq. 6.2.

@@ -24,7 +24,7 @@ PUBLISHED = """published: 1 class, 5 frames of 512 x 512, depth 0.33, width 0.5.
 the attention and motion gates of its node, which nobody reads and ours does not have. GFLOP: 2 x multiply-accumulate"""
 PUBLISHED_PARAMETERS = {"extractor": 4.830, "neck": 4.723, "head": 2.396, "detector": 11.95, "motion branch": 9.741}
 PUBLISHED_GFLOP = 123.6
-ARCHITECTURE = ("preset", "num_classes", "num_frames", "num_slices", "num_layers", "depth", "width")
+ARCHITECTURE = ("preset", "num_classes", "num_frames", "num_slices", "num_layers", "depth", "width", "gate")
 
 
 @dataclass
@@ -33,20 +33,23 @@ class Config:
 
     weights: Unset[Path] = None
     """Weight file that says the architecture; default: an untrained network of the flags below."""
-    preset: Literal["cross-slice", "released"] = "cross-slice"
-    """Motion branch: cross-slice has 2 slices x 2 layers (the paper's), released 1 x 1 (the released weights')."""
+    preset: Unset[Literal["cross-slice", "released"]] = None
+    """Motion branch: cross-slice (default) has 2 slices x 2 layers (the paper's), released 1 x 1 (the released
+    weights')."""
     num_slices: Unset[int] = None
     """Slices of the motion branch (default: the preset's); 0: no motion branch."""
     num_layers: Unset[int] = None
     """Layers of a slice (default: the preset's)."""
-    num_classes: int = 1
-    """Classes of targets."""
-    num_frames: int = 5
-    """Frames of a clip, T."""
-    depth: float = 0.33
-    """Depth factor of the extractor."""
-    width: float = 0.50
-    """Width factor of the extractor, the neck and the head."""
+    num_classes: Unset[int] = None
+    """Classes of targets (default: 1)."""
+    num_frames: Unset[int] = None
+    """Frames of a clip, T (default: 5)."""
+    depth: Unset[float] = None
+    """Depth factor of the extractor (default: 0.33)."""
+    width: Unset[float] = None
+    """Width factor of the extractor, the neck and the head (default: 0.5)."""
+    gate: bool = True
+    """Gate the key frame by the reference frames in the neck, as the paper does."""
     input_size: Unset[tuple[int, int]] = None
     """Height and width of the network's input in pixels, multiples of 32 (default: 512 512; with --weights: as
     trained)."""
@@ -76,19 +79,14 @@ def main(config: Config) -> None:
 
 def untrained(config: Config) -> LoadedNetwork:
     """The network that the flags describe."""
-    slices, layers = PRESETS[config.preset]
+    slices, layers = PRESETS[config.preset or "cross-slice"]
+    given = {name: getattr(config, name) for name in ARCHITECTURE if name != "preset"}
+    asked = {"num_slices": slices, "num_layers": layers} | {k: v for k, v in given.items() if v is not None}
     try:
-        model = SSTNet(
-            num_classes=config.num_classes,
-            num_frames=config.num_frames,
-            num_slices=slices if config.num_slices is None else config.num_slices,
-            num_layers=layers if config.num_layers is None else config.num_layers,
-            depth=config.depth,
-            width=config.width,
-        )
+        model = SSTNet(**asked)
     except (ValueError, RuntimeError, ZeroDivisionError) as error:  # which of them depends on the part
         raise UserError(f"no network has this architecture: {error}") from error
-    return LoadedNetwork(model.eval(), tuple(f"class {k}" for k in range(config.num_classes)), (512, 512))
+    return LoadedNetwork(model.eval(), tuple(f"class {k}" for k in range(model.num_classes)), (512, 512))
 
 
 def _refuse_architecture(config: Config) -> None:

@@ -42,7 +42,7 @@ from utils.run_state import (
     state_of_run,
 )
 from utils.runlog import RunLog, make_run_dir
-from utils.schedule import Schedule, scaled_rates
+from utils.schedule import Schedule, clamping, scaled_rates
 from utils.signals import Stopped, StopSignals, WorkerSignals
 from utils.training_setup import batch_shape, build_loader, build_model, load_split
 from utils.training_step import TrainingStep
@@ -91,7 +91,10 @@ class Trainer:
         self.model = build_model(config, len(self.class_names), self.device, checkpoint is None, self.say)
         self.criterion = YOLOXLoss(len(self.class_names), self.model.stride, config.iou_loss)
         self.ema = EMA(self.model)  # before batch statistics are shared: it never needs other processes
-        peak, floor = scaled_rates(config.nominal_lr, config.batch_size, config.optimizer, config.lr_bounds)
+        rates = config.nominal_lr, config.batch_size, config.optimizer, config.lr_bounds
+        peak, floor = scaled_rates(*rates)
+        if config.lr is not None and (note := clamping(*rates)):
+            self.say(note)
         self.schedule = Schedule(peak, floor, config.epochs, config.schedule)
         self.optimizer = build_optimizer(self.model, config.optimizer, peak)
         if config.sync_batchnorm and self.processes.several:
