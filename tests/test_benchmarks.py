@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from benchmarks import counts, inference, kernel_gradient, loading, training
+from benchmarks import counts, growth, inference, kernel_gradient, loading, training
 from benchmarks.timing import Times, interleave, ratios
 from nets import SSTNet
 
@@ -44,8 +44,9 @@ def test_clips_of_a_video_are_those_the_stream_sees():
         (kernel_gradient, (r"^\| neck, conv_final: 256 to 256 channels( \| \d+){5} \|$",
                            r"^released, oneDNN, not channels-last: .* over strips: [\d.]+ x")),
         (counts, (r"^\| extractor ", r"^\| cross-slice ")),
+        (growth, (r"^\| 5 \| [\d.]+ \| [\d.]+ \|$", r"^\| 1 x 1 \| [\d.]+ \|$", r"^\| 10 \| [\d.]+ \|$")),
     ],
-    ids=["inference", "training", "loading", "kernel_gradient", "counts"],
+    ids=["inference", "training", "loading", "kernel_gradient", "counts", "growth"],
 )
 def test_quick_forms_print_their_tables(module, lines, capsys):
     module.main(module.Config(quick=True))
