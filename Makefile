@@ -52,7 +52,9 @@ study: $(INSTALLED)
 	$(RUN) -m benchmarks.study --suite hard
 	$(RUN) -m benchmarks.study --suite hard --recalibrated
 	@if [ -f datasets/DAUB/annotations/instances_test2017.json ]; then \
-		$(RUN) -m benchmarks.study --suite daub && $(RUN) -m benchmarks.study --suite daub --recalibrated; \
+		cp docs/study.md runs/study/DAUB.md && \
+		$(RUN) -m benchmarks.study --suite daub --results runs/study/results --page runs/study/DAUB.md && \
+		$(RUN) -m benchmarks.study --suite daub --results runs/study/results --page runs/study/DAUB.md --recalibrated; \
 		else echo "datasets/DAUB is not there: its rows are left out"; fi
 
 weights: $(INSTALLED)

@@ -15,7 +15,6 @@ import torch
 from benchmarks.timing import Work, check_sizes, chosen_device, describe_machine, interleave
 from nets import SSTNet, VideoStream, YOLOXLoss, frames_together, inference_form
 from utils.cli import run_command
-from utils.heap import keep_freed_memory
 
 
 @dataclass
@@ -39,15 +38,13 @@ class Timed(NamedTuple):
 class Table(NamedTuple):
     """Rows by their name, a cell for each column."""
 
-    head: tuple[str, ...]  # of the first column and of the others, in the unit that `scale` gives
+    head: tuple[str, ...]  # of the first column and of the others, in milliseconds
     rows: dict[str, tuple[Timed, ...]]
-    scale: float = 1.0  # seconds to the unit
 
 
 def main(config: Config) -> None:
     """Time the tables one after another and print them."""
     check_sizes(config.input_size, config.rounds)
-    keep_freed_memory()  # as every command does
     if config.quick:
         config.input_size, config.rounds, config.width = (64, 64), 2, 0.125
     torch.manual_seed(0)
@@ -61,21 +58,21 @@ def main(config: Config) -> None:
         print(f"\n| {' | '.join(table.head)} |\n|{' --- |' + ' ---: |' * (len(table.head) - 1)}")
         for row, timed in table.rows.items():
             seconds = (times[str((row, column))].median / cell.count for column, cell in enumerate(timed))
-            print(f"| {row} | {' | '.join(f'{value * table.scale:.3g}' for value in seconds)} |", flush=True)
+            print(f"| {row} | {' | '.join(f'{1000 * value:,.1f}' for value in seconds)} |", flush=True)
 
 
 def clip_lengths(config: Config, device: torch.device) -> Table:
     """Inference with clips of T frames."""
     lengths = (2, 5) if config.quick else (2, 3, 5, 7, 9)
     rows = {str(length): inference(config, device, config.input_size, length) for length in lengths}
-    return Table(("frames of a clip, T", "a clip, s", "a frame of video, s"), rows)
+    return Table(("frames of a clip, T", "a clip, ms", "a frame of video, ms"), rows)
 
 
 def sides(config: Config, device: torch.device) -> Table:
     """Inference with inputs of several sizes."""
     lengths = (32, 64) if config.quick else (256, 384, 512, 640)
     rows = {f"{side} x {side}": inference(config, device, (side, side)) for side in lengths}
-    return Table(("input size", "a clip, s", "a frame of video, s"), rows)
+    return Table(("input size", "a clip, ms", "a frame of video, ms"), rows)
 
 
 def inference(config: Config, device: torch.device, size: tuple[int, int], length: int = 5) -> tuple[Timed, Timed]:
@@ -97,7 +94,7 @@ def motion_branches(config: Config, device: torch.device) -> Table:
         model = model.to(memory_format=torch.channels_last)
         name = f"{slices} x {layers}" if slices else "none"
         rows[name] = (Timed(training_of(model, torch.randn(2, 3, 5, *size, device=device)), 2),)
-    return Table(("S x L", f"a clip of {size[0]} x {size[1]} in training, s"), rows)
+    return Table(("S x L", f"a clip of {size[0]} x {size[1]} in training, ms"), rows)
 
 
 def training_of(model: SSTNet, clips: torch.Tensor) -> Work:
@@ -122,7 +119,7 @@ def target_counts(config: Config, device: torch.device) -> Table:
         places = torch.rand(2, count, 2, device=device) * torch.tensor([width, height], device=device)
         kind = torch.tensor([12.0, 12.0, 0.0], device=device).expand(2, count, 3)  # sides and class
         rows[str(count)] = (Timed(loss_of(output, list(torch.cat([places, kind], dim=2))), 2),)
-    return Table(("targets of an image", "its loss, forward and backward, ms"), rows, scale=1000)
+    return Table(("targets of an image", "its loss, forward and backward, ms"), rows)
 
 
 def loss_of(output: torch.Tensor, targets: list[torch.Tensor]) -> Work:
@@ -141,7 +138,7 @@ def sequence_lengths(config: Config, device: torch.device) -> Table:
     rows = {}
     for length in (4, 8) if config.quick else (8, 32, 128):
         rows[str(length)] = (Timed(video_of(model, length, size, device), length),)
-    return Table(("frames of a sequence", f"a frame of {size[0]} x {size[1]}, s"), rows)
+    return Table(("frames of a sequence", f"a frame of {size[0]} x {size[1]}, ms"), rows)
 
 
 def video_of(model: SSTNet, length: int, size: tuple[int, int], device: torch.device) -> Work:

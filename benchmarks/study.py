@@ -170,9 +170,9 @@ def prepare(config: Config) -> Suite:
 
 
 def refuse_other_data(config: Config, suite: Suite) -> None:
-    """`UserError` where the results that there are come of other training frames than these."""
+    """`UserError` where the results that there are come of another number of training frames than these."""
     path = config.train_list or suite.data_root / "annotations" / "instances_train2017.json"
-    if config.list and not path.is_file():
+    if config.list:
         return  # nothing is made
     frames = len(load_annotations(path, suite.data_root, check_files=False).records)
     for found in sorted((config.results / table_name(config)).glob("*_seed*.json")):

@@ -88,7 +88,7 @@ def check_sizes(input_size: tuple[int, int], rounds: int) -> None:
 def chosen_device(name: str) -> torch.device:
     """`choose_device`, made the current one: what is waited for and counted here is the current GPU's."""
     device = choose_device(name)
-    if device.type == "cuda":
+    if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
     return device
 

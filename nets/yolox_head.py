@@ -73,6 +73,7 @@ def decode_output(output: Tensor, stride: int = 8) -> Tensor:
 
     The first four channels become boxes (`decode_boxes`); objectness and class logits pass through.
     """
+    height, width = output.shape[-2:]
     rows = cell_rows(output)
-    boxes = decode_boxes(rows[..., :4], cell_grid(*output.shape[-2:], output.device), stride)
+    boxes = decode_boxes(rows[..., :4], cell_grid(height, width, output.device), stride)
     return torch.cat([boxes, rows[..., 4:]], dim=-1)

@@ -44,7 +44,7 @@ def test_clips_of_a_video_are_those_the_stream_sees():
         (kernel_gradient, (r"^\| neck, conv_final: 256 to 256 channels( \| \d+){5} \|$",
                            r"^released, oneDNN, not channels-last: .* over strips: [\d.]+ x")),
         (counts, (r"^\| extractor ", r"^\| cross-slice ")),
-        (growth, (r"^\| 5 \| [\d.]+ \| [\d.]+ \|$", r"^\| 1 x 1 \| [\d.]+ \|$", r"^\| 10 \| [\d.]+ \|$")),
+        (growth, (r"^\| 5 \| [\d.,]+ \| [\d.,]+ \|$", r"^\| 1 x 1 \| [\d.,]+ \|$", r"^\| 10 \| [\d.,]+ \|$")),
     ],
     ids=["inference", "training", "loading", "kernel_gradient", "counts", "growth"],
 )

@@ -46,6 +46,19 @@ def test_scores_in_percent_are_noted():
     assert not any("not 0 to 1" in note for note in evaluate(ground_truth(TARGETS, 2), DETECTIONS).notes)
 
 
+def test_detections_that_end_at_a_high_confidence_are_noted():
+    """Where nobody says how they were made; a network that was evaluated says it."""
+
+    def noted(results: list[dict], **options: dict) -> bool:
+        notes = evaluate(ground_truth(TARGETS, 2), results, **options).notes
+        return any("no score below 0.4:" in note for note in notes)
+
+    weak = detection(1, 1, 50, 50, 8, 8, 0.01)
+    assert noted(DETECTIONS) and not noted([*DETECTIONS, weak])
+    assert noted(DETECTIONS, protocol={"detections": "a.json"})
+    assert not noted(DETECTIONS, protocol={"detections": "a.json", "weights": "w.pth"})
+
+
 @pytest.mark.parametrize("include_empty_frames", [False, True])
 @pytest.mark.parametrize("results", [[], DETECTIONS])
 def test_no_target_gives_zeros_and_a_note(include_empty_frames: bool, results: list[dict]):

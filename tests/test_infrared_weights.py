@@ -33,6 +33,7 @@ def videos(tmp_path):
 def test_one_command_makes_the_file(videos, tmp_path, capsys):
     work = tmp_path / "work"
     words = ["--videos", str(videos), "--work", str(work), "--quick", "--device", "cpu"]
+    work = work / "quick"  # which real sets do not share
     status, out, _ = run(capsys, [*words, "--list"], Config, main)
     assert status == 0 and out.count("make_synthetic_dataset.py") == len(SETS) and not work.exists()
     assert "\npython train_DAUB.py" in out and "--init kaiming" in out and "--confidence 0.25 " in out

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nets import YOLOXLoss
 from nets.boxes import iou_loss, pairwise_iou
 from nets.simota import assign, candidates, class_cost, pad_targets
-from nets.yolox_head import cell_grid
+from nets.yolox_head import cell_grid, decode_output
 from tests.reference_weights import record
 
 
@@ -125,6 +125,12 @@ def test_a_cell_of_no_target_whose_size_overflows_is_in_no_gradient():
     losses.total.backward()
     assert losses.num_positives >= 1 and losses.total.isfinite()
     assert output.grad.isfinite().all() and (output.grad[0, :4, 3, 3] == 0).all()
+
+
+def test_decoding_is_traced_and_scripted():
+    output = torch.randn(1, 6, 4, 8)
+    for way in (torch.fx.symbolic_trace(decode_output), torch.jit.script(decode_output)):
+        assert torch.equal(way(output), decode_output(output))
 
 
 def test_wrong_shapes_are_refused():

@@ -166,8 +166,10 @@ def test_frames_of_an_earlier_run_are_removed_and_no_others(weights, clip, tmp_p
     foreign = tmp_path / "frames" / "mine.png"
     Image.new("L", (4, 4)).save(foreign)
     (tmp_path / "frames" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "tracks.txt").write_text("somebody else's")  # the run before had no tracks
     assert predict(*common, clip / "5.png") == 0
     assert {path.name for path in (tmp_path / "frames").iterdir()} == {"5.png", "mine.png", "broken.png"}
+    assert (tmp_path / "tracks.txt").read_text() == "somebody else's"
 
 
 def test_annotations_tell_hits_misses_and_false_alarms(weights, clip, tmp_path, capsys):

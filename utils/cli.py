@@ -20,6 +20,7 @@ Unset = Annotated[Value | None, tyro.conf.arg(help_behavior_hint="")]  # a flag 
 Several = Annotated[tuple[Value, ...], tyro.conf.arg(help_behavior_hint="")]  # the same, of an empty list
 
 MAX_ERROR_LENGTH = 600  # characters of an error line; of a longer one the middle is left out
+SIZES = ("batch_size", "chunk", "input_size", "workers")  # settings that memory grows with
 RULE = re.compile(r"[\s│─╭╮╰╯-]*")  # a line of tyro's message without words
 
 
@@ -77,16 +78,14 @@ def run_command(
         status = main(parse_config(config_type, argv))
         sys.stdout.flush()
     except UserError as error:
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()  # what was said before the error stands before it in a log of both
-        print("error:", error_line(str(error)), file=sys.stderr)
+        _say_error(str(error))
         status = 2
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         reason = error_line(str(error).splitlines()[0] if str(error) else type(error).__name__)
-        print(f"error: out of memory ({reason}); lower a --batch-size, --chunk or --input-size, or take another "
-              "--device", file=sys.stderr)  # fmt: skip
+        size = [f"--{name.replace('_', '-')}" for name in SIZES if hasattr(config_type, name)]
+        _say_error(f"out of memory ({reason}); {'lower ' + ' or '.join(size) if size else 'free some of it'}")
         status = 2
     except KeyboardInterrupt:
         print("stopped by the keyboard", file=sys.stderr)
@@ -95,3 +94,10 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes once more
         status = 141  # as a shell says of a command that SIGPIPE ended
     sys.exit(status or 0)
+
+
+def _say_error(message: str) -> None:
+    """The line of a failure."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()  # what was said before the error stands before it in a log of both
+    print("error:", error_line(message), file=sys.stderr)

@@ -83,6 +83,8 @@ def score(
     scores = run_cocoeval(truth, detections, max_detections)
     centres = match_centres(truth, detections)
     _note_gaps(truth, detections, scores.matches, confidence, notes)
+    if not set(protocol or {}) - {"detections"}:  # the file is known, how it was made is not
+        _note_cut(truth, detections, notes)
     evaluation = Evaluation(
         published=_published(scores, notes),
         coco=_coco_table(scores),
@@ -224,11 +226,6 @@ def _note_gaps(truth: GroundTruth, detections: Results, matches: Matches, confid
     if len(detections) and not 0 <= detections.scores.min() <= detections.scores.max() <= 1:
         low, high = detections.scores.min(), detections.scores.max()
         notes.append(f"scores from {low:g} to {high:g}, not 0 to 1: confidence {confidence:g} means little among them")
-    elif len(detections) > len(truth.image_ids) / 2 and detections.scores.min() >= CUT:
-        notes.append(
-            f"no score below {detections.scores.min():.4g}: if the file was cut there, as vid_predict.py's is, its mAP "
-            "is not the detector's; vid_map_coco.py keeps what mAP needs"
-        )
     for k, name in enumerate(truth.category_names):
         if len(matches.target_image) and not (matches.target_category == k).any():
             what = "so published precision and recall are 0" if k == 0 else "left out of the means"
@@ -238,3 +235,12 @@ def _note_gaps(truth: GroundTruth, detections: Results, matches: Matches, confid
     unsized = int((truth.sizes == 0).any(axis=1).sum())
     if unsized:
         notes.append(f"image size not stated for {unsized} frames: no false alarms per megapixel")
+
+
+def _note_cut(truth: GroundTruth, detections: Results, notes: list[str]) -> None:
+    """Say where weak detections seem to have been left out, which take part in mAP."""
+    if len(detections) > len(truth.image_ids) / 2 and 1 >= detections.scores.min() >= CUT:
+        notes.append(
+            f"no score below {detections.scores.min():.4g}: if weaker detections were left out, as vid_predict.py "
+            "does, mAP is not the detector's; vid_map_coco.py keeps what it needs"
+        )

@@ -62,8 +62,9 @@ class OutputFolder:
     With `tracks` also tracks.txt in the format of the MOT challenge, and the number of its track in each detection.
 
     Where frames are written, those of an earlier run are removed first: PNG files below frames/ whose `Software`
-    text is `SOFTWARE`. tracks.txt and track_metrics.json of an earlier run are removed too: they are of other
-    detections. Other files stay. A video or frames that this run does not write are left as they are.
+    text is `SOFTWARE`. tracks.txt and track_metrics.json beside an earlier run's detections.csv with tracks are removed
+    too: they are of other detections. Other files stay. A video or frames that this run does not write are left as
+    they are.
     """
 
     def __init__(
@@ -81,13 +82,14 @@ class OutputFolder:
                 _remove_own_frames(self.frames)
             # First what may refuse: nothing of an earlier run is lost then.
             self._video = stack.enter_context(VideoWriter(video, source.size, source.fps)) if video else None
+            if _told_tracks(files[1]):
+                motion.unlink(missing_ok=True)
+                track_metrics.unlink(missing_ok=True)
             self._json = JsonList(files[0])
             stack.callback(self._json.close)
             self._csv_file = stack.enter_context(files[1].open("w", newline="", encoding="utf-8", errors=NAMES))
             self._csv = csv.writer(self._csv_file)
             self._csv.writerow((*CSV_HEADER, TRACK_KEY) if tracks else CSV_HEADER)
-            for older in (motion, track_metrics):
-                older.unlink(missing_ok=True)
             self._tracks = stack.enter_context(motion.open("w", encoding="utf-8")) if tracks else None
             self._open = stack.pop_all()
 
@@ -159,6 +161,15 @@ def _remove_own_frames(folder: Path) -> None:
             continue  # nobody knows whose it is
         if ours:
             path.unlink()
+
+
+def _told_tracks(detections: Path) -> bool:
+    """Whether a detections.csv is of a run with tracks."""
+    try:
+        with detections.open(encoding="utf-8", errors=NAMES) as file:
+            return file.readline().rstrip("\n") == ",".join((*CSV_HEADER, TRACK_KEY))
+    except FileNotFoundError:
+        return False
 
 
 def _with_centre(result: dict, name: str) -> dict:
