@@ -76,7 +76,7 @@ def test_empty_ground_truth():
 
 
 def test_category_without_targets_is_left_out_of_means():
-    evaluation = evaluate(ground_truth(TARGETS[:1], 1, categories=2), DETECTIONS[:1])
+    evaluation = evaluate(ground_truth(TARGETS[:1], 1, categories=2), DETECTIONS[:1], protocol={"weights": "w.pth"})
     assert (evaluation.coco.AP, evaluation.published.precision) == pytest.approx((1.0, 1.0))
     assert evaluation.notes == ("category 'kind 2' has no target: left out of the means",)
 
@@ -90,7 +90,7 @@ def test_first_category_without_targets_is_noted():
 
 def test_category_without_detections_counts_as_zero():
     coco = ground_truth([TARGETS[0], (1, 2, 50, 50, 8, 8)], 1, categories=2)
-    evaluation = evaluate(coco, DETECTIONS[:1])
+    evaluation = evaluate(coco, DETECTIONS[:1], protocol={"weights": "w.pth"})
     assert pytest.approx(0.5) == evaluation.coco.AP50
     assert evaluation.notes == ("no detection of category 'kind 2'",)
 
