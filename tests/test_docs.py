@@ -23,9 +23,13 @@ SOURCES = ("nets", "utils", "utils_coco", "model_data")
 RUN_ALL = """
 import json, runpy, sys
 for words in json.load(sys.stdin):
-    sys.argv = words
+    module = words[0] == "-m"
+    sys.argv = words[module:]
     try:
-        runpy.run_path(words[0], run_name="__main__")
+        if module:
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(words[0], run_name="__main__")
     except SystemExit as stop:
         if stop.code:
             sys.exit(f"{words}: status {stop.code}")

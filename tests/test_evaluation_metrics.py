@@ -152,7 +152,7 @@ def test_intervals_by_hand():
 
 def test_one_sequence_has_no_intervals_and_a_note():
     evaluation = evaluate(ground_truth(TARGETS, 2), DETECTIONS, resamples=100)
-    assert evaluation.intervals == {} and "one sequence" in evaluation.notes[0]
+    assert evaluation.intervals == {} and any("one sequence" in note for note in evaluation.notes)
     assert evaluate(*two_sequences()).intervals == {}
 
 
