@@ -53,11 +53,11 @@ def main(config: Config) -> None:
     print(f"{height} x {width} where the table says nothing else, {describe_machine(device)}")
     for make in (clip_lengths, sides, motion_branches, target_counts, sequence_lengths):
         table = make(config, device)
-        cells = {(row, column): timed for row, cells in table.rows.items() for column, timed in enumerate(cells)}
-        times = interleave({str(key): timed.work for key, timed in cells.items()}, config.rounds)
+        ways = {f"{row}, {k}": cell.work for row, cells in table.rows.items() for k, cell in enumerate(cells)}
+        times = interleave(ways, config.rounds)
         print(f"\n| {' | '.join(table.head)} |\n|{' --- |' + ' ---: |' * (len(table.head) - 1)}")
-        for row, timed in table.rows.items():
-            seconds = (times[str((row, column))].median / cell.count for column, cell in enumerate(timed))
+        for row, cells in table.rows.items():
+            seconds = (times[f"{row}, {k}"].median / cell.count for k, cell in enumerate(cells))
             print(f"| {row} | {' | '.join(f'{1000 * value:,.1f}' for value in seconds)} |", flush=True)
 
 
@@ -84,9 +84,14 @@ def inference(config: Config, device: torch.device, size: tuple[int, int], lengt
     return Timed(torch.inference_mode()(partial(model, clip))), Timed(partial(VideoStream(model).push, frames), count)
 
 
+def half(size: tuple[int, int]) -> tuple[int, ...]:
+    """Height and width of an input of half the side, in whole cells of 32 pixels."""
+    return tuple(max(side // 64, 1) * 32 for side in size)
+
+
 def motion_branches(config: Config, device: torch.device) -> Table:
     """Forward and backward pass of a clip of half the side, with motion branches of S slices x L layers."""
-    size = tuple(max(side // 64, 1) * 32 for side in config.input_size)
+    size = half(config.input_size)
     shapes = ((0, 0), (1, 1)) if config.quick else ((0, 0), (1, 1), (1, 2), (2, 1), (2, 2), (3, 2))
     rows = {}
     for slices, layers in shapes:
@@ -133,7 +138,7 @@ def loss_of(output: torch.Tensor, targets: list[torch.Tensor]) -> Work:
 
 def sequence_lengths(config: Config, device: torch.device) -> Table:
     """Videos of half the side, from their first frame to their last."""
-    size = tuple(max(side // 64, 1) * 32 for side in config.input_size)
+    size = half(config.input_size)
     model = inference_form(SSTNet(num_slices=0, width=config.width).to(device))
     rows = {}
     for length in (4, 8) if config.quick else (8, 32, 128):

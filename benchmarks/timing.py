@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from utils.cli import UserError
-from utils.config import choose_device
+from utils.config import check_input_size, choose_device
 
 Work = Callable[[], object]
 
@@ -79,8 +79,7 @@ def tensor_cores(on: bool) -> Iterator[None]:
 
 def check_sizes(input_size: tuple[int, int], rounds: int) -> None:
     """`UserError` where the network takes no such input, or nothing would be timed."""
-    if any(side <= 0 or side % 32 for side in input_size):
-        raise UserError(f"--input-size {input_size[0]} {input_size[1]}: both sides must be multiples of 32")
+    check_input_size(input_size)
     if rounds < 1:
         raise UserError(f"--rounds {rounds}: must be 1 or more")
 

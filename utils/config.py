@@ -244,6 +244,12 @@ class TrainConfig:
         return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
+def check_input_size(size: tuple[int, int]) -> None:
+    """`UserError` where no network takes an input of so many pixels (height, width)."""
+    if any(side <= 0 or side % 32 for side in size):
+        raise UserError(f"--input-size {size[0]} {size[1]}: both sides must be multiples of 32")
+
+
 def choose_device(name: str) -> torch.device:
     """The device of a name; "auto" is CUDA where there is one. UserError where there is no such device."""
     if name == "auto":

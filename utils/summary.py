@@ -15,7 +15,7 @@ import numpy as np
 from nets import SSTNet
 from utils.checkpoint import LoadedNetwork, load_network
 from utils.cli import Unset, UserError, run_command
-from utils.config import PRESETS, choose_device
+from utils.config import PRESETS, check_input_size, choose_device
 from utils.detector import Detector
 from utils.flops import count_as_written, count_clip, count_training, count_video_frame, shapes_only
 from utils.speed import measure_in_memory, warm_up
@@ -70,8 +70,7 @@ def main(config: Config) -> None:
         _refuse_architecture(config)
     network = load_network(config.weights) if config.weights else untrained(config)
     size = config.input_size or network.input_size
-    if any(side <= 0 or side % 32 for side in size):
-        raise UserError(f"--input-size {size[0]} {size[1]}: both sides must be multiples of 32")
+    check_input_size(size)
     print("\n".join(table(network.model, size)), flush=True)
     if config.frames:
         print("\n" + "\n".join(timing(network, size, config)))
