@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ def one_thread() -> int:
     """The small networks of tests only lose time to more threads. Returns how many there could be."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: one thread for the commands that they start, too
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     return threads
 
 

@@ -28,6 +28,7 @@ Step = Literal["clean", "files", "links", "code", "commands", "lint", "run", "te
 MAX_FILE = 30 * 2**20  # bytes
 LEAST_DEMO = 0.80  # mAP50 of `make demo`
 CHEAP = ("--help", "benchmarks.counts")  # a command line with one of these words runs in seconds and needs no data
+TEST = ("-m", "pytest", "--numprocesses", "auto", "--maxprocesses", "8", "--dist", "worksteal")  # as `make test`
 AVAILABLE = re.compile(r"^Available versions: (.*)$", re.MULTILINE)  # what `pip index versions` says
 
 
@@ -88,7 +89,7 @@ def run(config: Config) -> list[str]:
 
 def tests(config: Config) -> list[str]:
     """The test suite."""
-    return _faults(sys.executable, "-m", "pytest", *map(str, config.tests))
+    return _faults(sys.executable, *TEST, *map(str, config.tests))
 
 
 def demo(config: Config) -> list[str]:
@@ -112,7 +113,7 @@ def lowest(config: Config) -> list[str]:
 
     pins = lowest_versions((ROOT / "requirements.txt").read_text(encoding="utf-8"), available)
     install = (interpreter, "-m", "pip", "install", "--quiet", *pins)
-    return _faults(*install) or _faults(interpreter, "-m", "pytest", *map(str, config.tests))
+    return _faults(*install) or _faults(interpreter, *TEST, *map(str, config.tests))
 
 
 def lowest_versions(requirements: str, available: Callable[[str], list[str]]) -> list[str]:
