@@ -28,8 +28,9 @@ class Assignment(NamedTuple):
 def pad_targets(targets: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     """B tensors (n_i, 5) -> boxes and classes (B, G, 5), zeros in unused slots, and which are used (B, G)."""
     slots = max((len(t) for t in targets), default=0)
-    padded = torch.zeros(len(targets), slots, 5)
-    used = torch.zeros(len(targets), slots, dtype=torch.bool)
+    place = targets[0].device if targets else device  # filled where the targets are, moved once
+    padded = torch.zeros(len(targets), slots, 5, device=place)
+    used = torch.zeros(len(targets), slots, dtype=torch.bool, device=place)
     for image, rows in enumerate(targets):
         padded[image, : len(rows)] = rows.float()
         used[image, : len(rows)] = True

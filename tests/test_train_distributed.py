@@ -23,6 +23,7 @@ from utils.config import TrainConfig
 from utils.distributed import Processes, share_batch_statistics
 from utils.signals import StopSignals
 from utils.trainer import Trainer
+from utils.training_step import TERMS
 from utils.validation import validate
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills by Linux's own means")
@@ -52,6 +53,11 @@ def run_two(arguments: list[str], folder: Path, deaths: tuple = (None, None)) ->
 # Arithmetic
 
 
+def named(terms: torch.Tensor) -> dict[str, float]:
+    """The loss terms of a step by name."""
+    return dict(zip(TERMS, terms.tolist(), strict=True))
+
+
 def save_gradients(config: TrainConfig, path: Path, place: dict[str, str]) -> None:
     """Gradients and loss terms of the first step, with BatchNorm in evaluation mode."""
     torch.set_num_threads(1)
@@ -63,7 +69,7 @@ def save_gradients(config: TrainConfig, path: Path, place: dict[str, str]) -> No
         for module in trainer.model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
-        values = trainer.step.backward(next(iter(trainer.loader)))
+        values = named(trainer.step.backward(next(iter(trainer.loader))))
         if processes.is_main:
             gradients = {name: parameter.grad for name, parameter in trainer.model.named_parameters()}
             torch.save({"values": values, "gradients": gradients}, path)
@@ -125,7 +131,7 @@ def test_parts_are_averaged(data_root, tmp_path):
     assert len(first.clips) == len(second.clips) == 2
     values, gradients = [], []
     for batches in ((first,), (second,), (first, second)):
-        values.append(trainer.step.backward(*batches))
+        values.append(named(trainer.step.backward(*batches)))
         gradients.append(parameter.grad.clone())
     torch.testing.assert_close(gradients[2], (gradients[0] + gradients[1]) / 2)
     assert values[2]["total"] == pytest.approx((values[0]["total"] + values[1]["total"]) / 2, rel=1e-5)

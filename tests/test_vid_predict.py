@@ -62,9 +62,9 @@ def clip(tmp_path_factory) -> Path:
 
 
 def predict(*argv: object) -> int:
-    """Run the command in this process and return its exit status."""
+    """Run the command in this process, on the CPU, and return its exit status."""
     with pytest.raises(SystemExit) as stop:
-        run_command(main, Config, [str(word) for word in argv])
+        run_command(main, Config, [*map(str, argv), *([] if "--device" in argv else ["--device", "cpu"])])
     return stop.value.code
 
 

@@ -9,6 +9,7 @@ Files are read with `weights_only=True`: they cannot run code.
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import os
@@ -333,7 +334,7 @@ def save_atomically(content: dict[str, Any], path: str | Path, keep_as: Path | N
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     memory = io.BytesIO()  # what fails while writing is then the disk, with its own words for it
-    torch.save(content, memory)
+    torch.save(_on_cpu(content), memory)
     try:
         with open(temporary, "wb") as file:
             file.write(memory.getbuffer())
@@ -348,6 +349,19 @@ def save_atomically(content: dict[str, Any], path: str | Path, keep_as: Path | N
             temporary.unlink(missing_ok=True)
         reason = error.strerror or error
         raise UserError(f"{path}: cannot be written ({reason}); the older file, if any, is untouched") from error
+
+
+def _on_cpu(content: Any) -> Any:
+    """The same with all tensors on the CPU, so that a machine without this GPU can load the file by itself."""
+    if isinstance(content, Tensor):
+        return content.cpu()
+    if isinstance(content, dict):
+        moved = copy.copy(content)  # of a state_dict with what it says of its modules' versions
+        moved.update((key, _on_cpu(value)) for key, value in content.items())
+        return moved
+    if isinstance(content, (list, tuple)):
+        return type(content)(map(_on_cpu, content))
+    return content
 
 
 def _sync_folder(folder: Path) -> None:

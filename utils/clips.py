@@ -185,19 +185,17 @@ def collate_clips(samples: Sequence[ClipSample]) -> ClipBatch:
     )
 
 
-def _normalise(grey: Tensor, trailing: int) -> Tensor:
-    """uint8 (B, *rest) with `trailing` dimensions in rest -> float32 (B, 3, *rest)."""
-    shape = (3,) + (1,) * trailing
-    mean = torch.tensor(IMAGENET_MEAN, device=grey.device).reshape(shape)
-    std = torch.tensor(IMAGENET_STD, device=grey.device).reshape(shape)
-    return ((grey.float() / 255).unsqueeze(1) - mean).div_(std)
+def _normalise(grey: Tensor) -> Tensor:
+    """uint8 (B, *rest) -> float32 (B, 3, *rest). Constants as numbers: tensors of them would make a GPU wait."""
+    unit = grey.float() / 255
+    return torch.stack([(unit - mean) / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], dim=1)
 
 
 def normalise_clips(clips: Tensor) -> Tensor:
     """Grey clips uint8 (B, T, H, W) -> float32 (B, 3, T, H, W): three equal channels, ImageNet-normalised."""
-    return _normalise(clips, trailing=3)
+    return _normalise(clips)
 
 
 def normalise_frames(frames: Tensor) -> Tensor:
     """Grey frames uint8 (N, H, W) -> float32 (N, 3, H, W): three equal channels, ImageNet-normalised."""
-    return _normalise(frames, trailing=2)
+    return _normalise(frames)

@@ -46,6 +46,11 @@ class Processes:
     def device(self, name: str) -> torch.device:
         """The device of `--device`; of several processes each takes the GPU of its number on its machine."""
         if self.several and name in ("auto", "cuda") and torch.cuda.is_available():
+            if self.local_rank >= (found := torch.cuda.device_count()):
+                raise UserError(
+                    f"process {self.local_rank + 1} of this machine has no GPU of its own, of {found}; lower "
+                    f"--nproc-per-node to {found}"
+                )
             device = choose_device(f"cuda:{self.local_rank}")  # before another GPU is touched, which takes its memory
             torch.cuda.set_device(device)
             return device
@@ -72,7 +77,8 @@ class Processes:
         """The network whose backward pass averages gradients over all processes."""
         if not self.several:
             return model
-        return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        ids = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)  # or two copies of them
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -88,6 +94,10 @@ class Processes:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         return bool(self.sum(torch.tensor(int(flag))).item()) if self.several else flag
+
+    def meet(self) -> None:
+        """Wait for the others, on the CPU: one that has ended shows here, not in a GPU's exchange that never ends."""
+        self.any(False)
 
     def all_of(self, item: Item) -> list[Item]:
         """Every process's item, by rank."""

@@ -6,7 +6,7 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -20,15 +20,20 @@ class EMA:
         self.decay = decay
         self.ramp = ramp
         self.updates = 0
+        self._averages = _floating_and_other(self.model)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take one step's weights in."""
         self.updates += 1
         decay = self.decay * (1 - math.exp(-self.updates / self.ramp))
-        averages, values = list(self.model.state_dict().values()), list(model.state_dict().values())
-        floating = [i for i, average in enumerate(averages) if average.is_floating_point()]
-        counters = [i for i, average in enumerate(averages) if not average.is_floating_point()]
-        torch._foreach_lerp_([averages[i] for i in floating], [values[i] for i in floating], 1 - decay)
-        for i in counters:
-            averages[i].copy_(values[i])
+        (averages, counters), (values, counts) = self._averages, _floating_and_other(model)
+        torch._foreach_lerp_(averages, values, 1 - decay)
+        if counters:
+            torch._foreach_copy_(counters, counts)
+
+
+def _floating_and_other(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters and buffers, floating-point ones and others."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return [t for t in tensors if t.is_floating_point()], [t for t in tensors if not t.is_floating_point()]

@@ -42,8 +42,10 @@ def remedy(error: RuntimeError | MemoryError, config: TrainConfig, processes: in
             "--cache-mb, or give the container more shared memory"
         )
     if processes > 1 and is_others_end(error):
+        reason, _, last = str(error).partition("Last error:")  # NCCL's own words, of this process or of another's end
+        said = f"{reason.splitlines()[0][:100]}{'; last error: ' if last else ''}{' '.join(last.split())[:200]}"
         return (
-            f"another process of this run has ended, or did not answer for --rank-timeout {config.rank_timeout} s "
-            f"({str(error).splitlines()[0][:100]}); its own message says why; start all of them again"
+            f"another process of this run has ended, or did not answer for --rank-timeout {config.rank_timeout} s, or "
+            f"the connection failed ({said}); if a process has ended, its own message says why; start all of them again"
         )
     return None

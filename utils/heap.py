@@ -27,7 +27,10 @@ def keep_freed_memory() -> bool:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory was short, a GPU's or the machine's; PyTorch has an error of its own for a GPU's allocator alone,
     and is not imported for this."""
-    said = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+    said = (
+        "DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED",
+        "Cuda failure 2",  # NCCL's
+    )  # fmt: skip
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in said)

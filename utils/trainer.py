@@ -268,6 +268,7 @@ class Trainer:
         with EpochProgress(title, self.steps, progress.step, later, config.batch_size, self.say, shown) as bar:
             parts = iter(self.loader) if progress.step < self.steps else iter(())
             for batches in zip(*[parts] * config.accumulate, strict=True):
+                self.processes.meet()  # one may have failed while it read its batch
                 progress.add(self.train_step(*batches))
                 self.unsaved = True
                 bar.update(rate, progress.means())

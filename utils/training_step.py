@@ -48,7 +48,7 @@ class TrainingStep:
         """
         buffers = [buffer.clone() for buffer in self.model.buffers()] if self.keeps_buffers else []
         try:
-            values = self.backward(*batches)
+            terms = self.backward(*batches)
             if self._gradient_is_usable(batches):
                 self.scaler.step(self.optimizer)
                 self.ema.update(self.model)
@@ -58,10 +58,10 @@ class TrainingStep:
             for buffer, before in zip(self.model.buffers(), buffers, strict=False):  # none are kept without the flag
                 buffer.copy_(before)
             raise
-        return values
+        return dict(zip(TERMS, terms.tolist(), strict=True))  # last: a GPU is waited for
 
-    def backward(self, *batches: ClipBatch) -> dict[str, float]:
-        """Gradients of the parts of a batch, as means over parts and processes; returns the loss terms likewise."""
+    def backward(self, *batches: ClipBatch) -> Tensor:
+        """Gradients of the parts of a batch, as means over parts and processes; returns the `TERMS` (5,) likewise."""
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(len(TERMS), device=self.device)
         for part, batch in enumerate(batches, start=1):
@@ -70,7 +70,7 @@ class TrainingStep:
                 loss, terms = self._losses(batch)
                 sums += terms
                 self.scaler.scale(loss / len(batches)).backward()
-        return dict(zip(TERMS, (sums / len(batches)).tolist(), strict=True))
+        return sums / len(batches)
 
     def _losses(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """A part's loss, and the terms (5,) over the parts of all processes; `NotFinite` where these are not.
