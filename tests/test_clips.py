@@ -91,6 +91,8 @@ def test_clips_are_neighbours_that_end_at_the_key(numbers, num_frames):
         index = ClipIndex()
         steps = np.diff(sorted(numbers))
         usual = min(steps, key=lambda step: (-(steps == step).sum(), step))
+        if (steps == usual).sum() < len(steps) / 4:
+            usual = sorted(steps)[(len(steps) - 1) // 2]
         for number in numbers:
             paths = index.frames_at(Path(folder, f"f{number}.png"), clip_places(num_frames))
             clip = [int(path.stem[1:]) for path in paths]

@@ -242,6 +242,22 @@ def test_seconds_with_any_usual_fraction(unit):
     assert lengths([f"{time // unit}_{time % unit:0{digits}}.png" for time in times]) == [100]
 
 
+@pytest.mark.parametrize("jitter", [0.3e-3, 3e-3, 5e-3])
+def test_jittering_times_of_any_precision(jitter):
+    """Nanoseconds: no two steps are alike."""
+    rng = np.random.default_rng(0)
+    seconds = 12 + np.arange(100) / 30 + rng.uniform(-jitter, jitter, 100)
+    assert lengths([f"{time:.9f}".replace(".", "_") + ".png" for time in seconds]) == [100]
+    seconds[60:] += 5.0  # the fraction may rise over the gap
+    assert lengths([f"{time:.9f}".replace(".", "_") + ".png" for time in seconds]) == [60, 40]
+
+
+def test_a_number_in_front_that_seldom_changes_ends_a_run():
+    assert lengths([f"s{1 + n // 100}_{n:04}.png" for n in range(200)]) == [100, 100]
+    assert lengths([f"frame{n:03}_{40 * n}.png" for n in range(50)]) == [50]  # counted and timed
+    assert lengths(["12-00-00-720.png", "12-00-00-760.png", "12-10-00-800.png", "12-10-00-840.png"]) == [2, 2]
+
+
 def test_numbers_of_a_hash_are_none_of_a_frame():
     names = [f"frame_{n:04}_jpg.rf.{part}.jpg" for n, part in enumerate(["ab", "4c1", "7d7e2", "x"])]
     assert lengths(names) == [4]

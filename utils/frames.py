@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import statistics
 import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -192,20 +193,30 @@ def _frame_numbers(stems: Iterable[str]) -> list[tuple[int, ...]]:
 
 
 def split_runs(paths: Sequence[Path]) -> list[list[Path]]:
-    """Split a folder's frames, in natural order, where their numbers jump by more than the most common step.
+    """Split a folder's frames, in natural order, where their numbers jump by more than the usual step.
 
-    Half a step more is no jump: numbers that are times jitter. Nor is the next second's first millisecond. Names
-    without numbers make one run. When two steps are equally common, the smaller is the usual one.
+    Half a step more is no jump: numbers that are times jitter. Nor is the next second's first millisecond. A number
+    further in front that seldom changes, as a sequence's, is a jump where it does. Names without numbers make one run.
     """
     numbers = _frame_numbers(path.stem for path in paths)
-    counts = Counter(abs(b[-1] - a[-1]) for a, b in pairwise(numbers) if a and b and a[-1] != b[-1])
-    usual = min(counts, key=lambda step: (-counts[step], step), default=0)
+    usual = _usual_step([abs(b[-1] - a[-1]) for a, b in pairwise(numbers) if a and b and a[-1] != b[-1]])
+    turns = sum(a[:-1] != b[:-1] for a, b in pairwise(numbers))
+    seldom = turns < len(numbers) / 2
     runs: list[list[Path]] = []
     for place, path in enumerate(paths):
-        if place == 0 or _is_jump(numbers[place - 1], numbers[place], usual):
+        before, own = numbers[max(place - 1, 0)], numbers[place]
+        other = seldom and bool(before and own) and before[:-1] != own[:-1] and before[-1] <= own[-1]
+        if place == 0 or other or _is_jump(before, own, usual):
             runs.append([])
         runs[-1].append(path)
     return runs
+
+
+def _usual_step(steps: Sequence[int]) -> int:
+    """The most common step, of equally common ones the smallest; the median where none is common, as between times."""
+    counts = Counter(steps)
+    common = min(counts, key=lambda step: (-counts[step], step), default=0)
+    return common if counts[common] >= len(steps) / 4 else statistics.median_low(steps)
 
 
 def _is_jump(previous: tuple[int, ...], number: tuple[int, ...], usual_step: int) -> bool:
