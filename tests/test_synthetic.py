@@ -378,6 +378,34 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         small_set(tmp_path / "file" / "set")
 
 
+def test_no_list_of_an_earlier_set_stays_beside_new_frames(tmp_path, monkeypatch):
+    small_set(tmp_path / "set")
+    assert (tmp_path / "set" / "coco_train_DAUB.txt").is_file()
+
+    def full(*_: object) -> None:
+        raise UserError("disk full")
+
+    monkeypatch.setattr(synthetic_dataset, "_write_annotations", full)
+    with pytest.raises(UserError, match="disk full"):
+        small_set(tmp_path / "set", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "set").glob("*.txt")) == []
+
+
+def test_slow_targets_are_there(tmp_path):
+    """Too slow to come in from the frame's edge, they begin inside."""
+    model = replace(PRESETS["hard"], speed=(0.02, 0.05), targets=(1, 1), distractors=(0, 0), occlusion=0.0)
+    records = write_dataset(tmp_path / "set", model, 0, (6, 0), 16, (64, 64))
+    assert all(record.rows for record in records["train"])
+
+
+def test_who_left_does_not_come_back_as_the_same():
+    camera = plan_camera(np.random.default_rng(1), 9, (64, 64), speed=0.0, jitter=0.0, turn=0.0, zoom=0.0)
+    way = [20, 10, 3, -9, -9, 3, 10, 20, 30]  # out on the left, and in again
+    scene = np.array([camera.to_scene(k, np.array([x, 30.0])) for k, x in enumerate(way)])
+    blob = make_blob(np.random.default_rng(2), camera, scene, 2.0, 8, 0.0, 3.0, moving=True)
+    assert blob.shown.tolist() == [True] * 3 + [False] * 6
+
+
 def test_a_set_that_was_broken_off_is_replaced(tmp_path, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -115,6 +115,48 @@ def test_runs_end_at_jumps(tmp_path):
     assert [len(run) for run in find_runs(source, 15)] == [17]
 
 
+def test_runs_are_neighbours_of_the_folder_not_of_the_list(tmp_path):
+    """Every second frame annotated is no run; frames beside a wholly annotated stretch do not belong to it."""
+    source = write_footage(tmp_path / "real", {"a": make_footage(1, frames=30)})
+    lines = source.read_text().splitlines()
+    source.write_text("\n".join(lines[:20:2] + lines[20:]) + "\n")
+    assert [[record.path.name for record in run][::9] for run in find_runs(source, 8)] == [["20.bmp", "29.bmp"]]
+    assert len(find_runs(source, 8)[0]) == 10
+
+
+def test_of_several_boxes_a_frame_nobody_says_which_belong_together(tmp_path):
+    boxes = np.array([[10, 10, 18, 18], [60, 60, 68, 68]])
+    plain = make_footage(1)
+    footage = Footage(plain.frames, tuple(boxes[: 1 + (n < 8)] for n in range(16)))
+    source = write_footage(tmp_path / "real", {"a": footage})
+    write_dataset(tmp_path / "set", MODEL, 0, (1, 0), 16, (256, 256), footage=source)
+    written = json.loads((tmp_path / "set/annotations/instances_train2017.json").read_text())["annotations"]
+    real = [entry for entry in written if [entry["bbox"][0], entry["bbox"][1]] in boxes[:, :2].tolist()]
+    assert len(real) == 24 and not any("track_id" in entry for entry in real)
+    painted = {entry["track_id"] for entry in written if entry not in real}
+    assert painted == {3}
+    source.write_text(source.read_text().replace("18,18,0", "18,18,1"))
+    with pytest.raises(UserError, match="targets of several classes"):
+        write_dataset(tmp_path / "other", MODEL, 0, (1, 0), 16, (256, 256), footage=source)
+
+
+def test_deep_footage_becomes_grey_by_the_rule_asked_for(tmp_path):
+    footage = make_footage(1)
+    deep = Footage(footage.frames.astype(np.uint16) * 4 + 700, footage.boxes)
+    (tmp_path / "real" / "a").mkdir(parents=True)
+    lines = []
+    for number, (frame, boxes) in enumerate(zip(deep.frames, deep.boxes, strict=True)):
+        Image.fromarray(frame).save(tmp_path / "real" / "a" / f"{number}.png")
+        lines.append(" ".join([f"a/{number}.png", *(",".join(map(str, [*box, 0])) for box in boxes)]))
+    (tmp_path / "real" / "list.txt").write_text("\n".join(lines) + "\n")
+    model = replace(MODEL, targets=(0, 0), distractors=(0, 0))
+    source = tmp_path / "real" / "list.txt"
+    write_dataset(tmp_path / "set", model, 0, (1, 0), 16, (256, 256), footage=source, intensity=(700, 1720))
+    for number in range(16):
+        written = read_frame(tmp_path / f"set/images/train/data1/{number}.bmp")
+        assert np.abs(written.astype(int) - footage.frames[number]).max() <= 1
+
+
 def test_footage_that_cannot_serve_is_refused(tmp_path):
     source = write_footage(tmp_path / "real", {"a": make_footage(1)})
     settings = {"seed": 0, "sequences": (1, 1), "frame_size": (64, 64), "footage": source}

@@ -7,6 +7,7 @@ evaluation on these frames, another one: what was found, by how far the camera m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,14 +151,15 @@ def main(config: Config) -> None:
             "evaluation on these annotations"
         )
     found: list[Found] = []
-    motions: dict[str, list[Motion]] = {}
+    motions: dict[Path, list[Motion]] = {}
     for run in tqdm(runs, unit="run", disable=None, leave=False):
         run = run[: config.frames]
         motion = measure_camera(read_footage(run))
-        motions.setdefault(run[0].path.parent.name, []).append(motion)
+        motions.setdefault(run[0].path.parent, []).append(motion)
         if results is not None:
             found.append(find_targets(run, motion, results))
-    rows = [(name, join(parts)) for name, parts in motions.items()]
+    names = Counter(folder.name for folder in motions)
+    rows = [(f.name if names[f.name] == 1 else str(f), join(parts)) for f, parts in motions.items()]
     print(table([*rows, ("all", join([motion for _, motion in rows]))]))
     if found:
         print("\n" + found_table(found, config.confidence))

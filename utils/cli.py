@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import Annotated, NoReturn, TypeVar
 
 import tyro
@@ -26,6 +27,11 @@ RULE = re.compile(r"[\s│─╭╮╰╯-]*")  # a line of tyro's message witho
 
 class UserError(Exception):
     """Bad input that the user can mend: one line that names the file, what is wrong and the remedy."""
+
+
+def as_text(name: str) -> str:
+    """A name that can be written anywhere: of a file whose name is no text with \\udc.. for what is none."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def parse_config(config_type: type[Config], argv: Sequence[str] | None = None) -> Config:
@@ -79,6 +85,9 @@ def run_command(
         sys.stdout.flush()
     except UserError as error:
         _say_error(str(error))
+        status = 2
+    except BrokenProcessPool:
+        _say_error("a worker process was ended from outside, most often for want of memory; lower --workers")
         status = 2
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from utils.cli import UserError
 
@@ -41,6 +45,17 @@ def refuse_source(output: Path, files: Iterable[Path] = (), folders: Iterable[Pa
         if place.is_relative_to(source) or source.is_relative_to(place):
             how = "lies in" if place.is_relative_to(source) else "holds"
             raise UserError(f"{output}: {how} the source {folder}, which is never written to; give another --output")
+
+
+def write_frame(image: np.ndarray, path: Path) -> None:
+    """Write a frame (h, w) as an image file, in a folder that is made; `UserError` where it does not become whole."""
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, format=Image.registered_extensions()[path.suffix])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.getvalue())  # Pillow itself overlooks a write that a full disk cut short
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room, or give another --output") from None
 
 
 def new_folder(output: Path, *sources: Path) -> None:

@@ -20,6 +20,7 @@ from utils.synthetic_footage import Footage, annotated_blobs, to_grey, track_cam
 from utils.synthetic_occluders import paint_occluder
 from utils.synthetic_presets import Range, SceneModel
 from utils.synthetic_targets import (
+    INSIDE,
     Blob,
     calibrate,
     hide,
@@ -119,6 +120,7 @@ def _place_blobs(rng: Rng, model: SceneModel, camera: Camera, levels: np.ndarray
         start = 0
         while start <= frames - 8:
             enters = not model.confined and (start > 0 or rng.random() < 0.5)
+            enters = enters and model.speed[1] * (frames - start) > INSIDE  # or it would never be seen
             track = partial(
                 plan_track,
                 rng,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import shutil
 from collections.abc import Iterator
@@ -11,13 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
+from utils.annotation_files import write_coco, write_list
 from utils.annotations import FrameRecord
 from utils.cli import UserError
-from utils.converted import refuse_source
-from utils.frames import read_frame, sequence_frames
+from utils.converted import refuse_source, write_frame
+from utils.frames import Intensity, read_frame, sequence_frames
+from utils.json_files import write_json
 from utils.synthetic import make_sequence, make_sequence_in
 from utils.synthetic_footage import Run, find_runs, read_footage
 from utils.synthetic_presets import SceneModel
@@ -40,6 +40,7 @@ class SequenceJob:
     frame_size: tuple[int, int]
     pictures: tuple[Path, ...]  # real backgrounds to choose from; none: a scene is drawn
     window: tuple[FrameRecord, ...]  # consecutive annotated frames to paint into, in place of a scene; or none
+    intensity: Intensity  # of pictures and footage
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,30 @@ class SequenceRecord:
     frame_size: tuple[int, int]
     rows: tuple[tuple[int, int, tuple[int, int, int, int], float], ...]
     asked_scr: tuple[float | None, ...]  # of each track; None where it was annotated in footage
+    untold: int  # first tracks that are boxes of footage with several a frame: which belong together is not known
 
 
 def write_sequence(job: SequenceJob) -> SequenceRecord:
     """Make one sequence and write its frames; the same job gives the same bytes in any process."""
     rng = np.random.default_rng(np.random.SeedSequence([job.seed, job.split, job.index]))
     if job.window:
-        sequence = make_sequence_in(rng, job.model, read_footage(job.window))
+        footage = read_footage(job.window, job.intensity)
+        sequence = make_sequence_in(rng, job.model, footage)
+        untold = footage.slots if footage.slots > 1 else 0
     else:
-        picture = read_frame(job.pictures[rng.integers(len(job.pictures))]) if job.pictures else None
+        untold = 0
+        picture = read_frame(job.pictures[rng.integers(len(job.pictures))], job.intensity) if job.pictures else None
         sequence = make_sequence(rng, job.model, job.frames, job.frame_size, picture)
-    job.folder.mkdir(parents=True)
     for number, frame in enumerate(sequence.frames):
-        Image.fromarray(frame).save(job.folder / f"{number}.bmp")
+        write_frame(frame, job.folder / f"{number}.bmp")
     rows = [
         (int(frame), track, tuple(int(side) for side in box), round(float(scr), 2))
         for track, item in enumerate(sequence.tracks)
         for frame, box, scr in zip(item.frames, item.boxes, item.scr, strict=True)
     ]
     asked = tuple(None if item.asked_scr is None else round(item.asked_scr, 3) for item in sequence.tracks)
-    return SequenceRecord(job.folder.name, sequence.scene, sequence.frames.shape[1:], tuple(sorted(rows)), asked)
+    size = sequence.frames.shape[1:]
+    return SequenceRecord(job.folder.name, sequence.scene, size, tuple(sorted(rows)), asked, untold)
 
 
 def write_dataset(
@@ -84,6 +89,7 @@ def write_dataset(
     footage: Path | None = None,
     workers: int = 1,
     overwrite: bool = False,
+    intensity: Intensity = "full",
 ) -> dict[str, list[SequenceRecord]]:
     """Write train and test sequences under `output`; returns their records by split.
 
@@ -104,15 +110,16 @@ def write_dataset(
     settings = {"seed": seed, "sequences": sequences, "frames": frames, "image_size": None if footage else frame_size}
     settings["backgrounds"] = None if backgrounds is None else str(backgrounds)
     settings["footage"] = None if footage is None else str(footage)
-    (output / SETTINGS).write_text(json.dumps({**settings, "scene_model": asdict(model)}, indent=1) + "\n")
+    settings["intensity"] = intensity
+    write_json(output / SETTINGS, {**settings, "scene_model": asdict(model)}, indent=1)
     jobs = {split: [] for split in SPLITS}
     for number, split in enumerate(SPLITS):
         for index in range(sequences[number]):
             name = f"data{1 + index + number * sequences[0]}"
             folder = output / "images" / split / name
             window = _choose_window(runs[split], frames, [seed, number, index]) if footage else ()
-            job = SequenceJob(folder, seed, number, index, model, frames, frame_size, pictures[split], window)
-            jobs[split].append(job)
+            source = (pictures[split], window, intensity)
+            jobs[split].append(SequenceJob(folder, seed, number, index, model, frames, frame_size, *source))
     made = _run([job for split in SPLITS for job in jobs[split]], workers)
     records = {split: [next(made) for _ in jobs[split]] for split in SPLITS}
     for split in SPLITS:
@@ -168,6 +175,8 @@ def _split_footage(annotation_file: Path | None, frames: int, for_test: bool) ->
         raise UserError(
             f"--footage {annotation_file}: one sequence has {frames} frames; train and test need one each"
         )
+    if len({int(number) for run in runs for record in run for number in record.boxes[:, 4]}) > 1:
+        raise UserError(f"--footage {annotation_file}: targets of several classes, but a painted set has one class")
     test = set(folders[4::5] or folders[-1:]) if for_test else set()
     return {
         "train": [run for run in runs if run[0].path.parent not in test],
@@ -194,7 +203,9 @@ def _prepare(output: Path, overwrite: bool) -> None:
                 raise UserError(
                     f"{output}: no {SETTINGS} in it, so this command did not write it; give another --output"
                 )
-            for part in ("images", "annotations"):
+            for name in LISTS.values():  # first: a list without frames is seen, one beside other frames is not
+                (output / name).unlink(missing_ok=True)
+            for part in ("annotations", "images"):
                 shutil.rmtree(output / part, ignore_errors=True)
         (output / "annotations").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -214,7 +225,7 @@ def _run(jobs: list[SequenceJob], workers: int) -> Iterator[SequenceRecord]:
 
 def _write_annotations(output: Path, split: str, records: list[SequenceRecord], frames: int) -> None:
     """COCO JSON and annotation list of one split; the list has a line for every frame, boxes or not."""
-    images, annotations, tracks, lines = [], [], [], []
+    images, annotations, tracks, rows = [], [], [], []
     for record in records:
         height, width = record.frame_size
         boxes = {number: [] for number in range(frames)}
@@ -226,8 +237,9 @@ def _write_annotations(output: Path, split: str, records: list[SequenceRecord], 
             for track, (x1, y1, x2, y2), scr in boxes[number]:
                 shape = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
                 link = {"id": len(annotations) + 1, "image_id": len(images), "category_id": 1}
-                annotations.append({**link, **shape, "iscrowd": 0, "track_id": track, "scr": scr})
-            lines.append(" ".join([name, *(",".join(map(str, (*box, 0))) for _, box, _ in boxes[number])]))
+                told = {} if track <= len(tracks) + record.untold else {"track_id": track}
+                annotations.append({**link, **shape, "iscrowd": 0, **told, "scr": scr})
+            rows.append((name, [(*box, 0) for _, box, _ in boxes[number]]))
         for asked in record.asked_scr:
             origin = {"sequence": record.name, "scene": record.scene}
             tracks.append({"id": len(tracks) + 1, **origin, "asked_scr": asked})
@@ -237,5 +249,5 @@ def _write_annotations(output: Path, split: str, records: list[SequenceRecord], 
         "categories": [{"supercategory": "none", "id": 1, "name": "target"}],
         "tracks": tracks,
     }
-    (output / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(coco) + "\n")
-    (output / LISTS[split]).write_text("".join(line + "\n" for line in lines))
+    write_coco(output / "annotations" / f"instances_{split}2017.json", coco)
+    write_list(output / LISTS[split], rows)

@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.annotations import FrameRecord, load_annotations
 from utils.cli import UserError
-from utils.frames import natural_key, read_frame, split_runs
+from utils.frames import Intensity, natural_key, read_frame, sequence_frames, split_runs
 from utils.synthetic_camera import Camera
 from utils.synthetic_targets import Blob
 
@@ -33,6 +33,11 @@ class Footage:
     frames: np.ndarray
     boxes: tuple[np.ndarray, ...]
 
+    @property
+    def slots(self) -> int:
+        """The most boxes of a frame."""
+        return max(map(len, self.boxes))
+
 
 def find_runs(annotation_file: Path, frames: int) -> list[Run]:
     """Runs of at least `frames` consecutive annotated frames, by folder, in natural order.
@@ -45,15 +50,18 @@ def find_runs(annotation_file: Path, frames: int) -> list[Run]:
     by_folder = sorted(records, key=lambda record: (str(record.path.parent), natural_key(record.path.name)))
     for _, members in groupby(by_folder, key=lambda record: record.path.parent):
         record_of = {record.path: record for record in members}
-        runs += [tuple(record_of[path] for path in run) for run in split_runs(list(record_of)) if len(run) >= frames]
+        for run in split_runs(sequence_frames(next(iter(record_of)).parent)):  # neighbours are those of the folder
+            for annotated, part in groupby(run, key=record_of.__contains__):
+                stretch = tuple(record_of[path] for path in part) if annotated else ()
+                runs += [stretch] if len(stretch) >= frames else []
     if not runs:
         raise UserError(f"{annotation_file}: no {frames} consecutive frames in any sequence; lower --frames")
     return runs
 
 
-def read_footage(window: Run) -> Footage:
+def read_footage(window: Run, intensity: Intensity = "full") -> Footage:
     """Read consecutive frames."""
-    pictures = [read_frame(record.path) for record in window]
+    pictures = [read_frame(record.path, intensity) for record in window]
     for record, picture in zip(window, pictures, strict=True):
         if picture.shape != pictures[0].shape:
             raise UserError(
@@ -96,9 +104,12 @@ def _register(frame: np.ndarray, onto: np.ndarray, window: np.ndarray) -> np.nda
 
 
 def annotated_blobs(footage: Footage) -> list[Blob]:
-    """The footage's own targets as blobs: the k-th box of every frame makes the k-th one. They are never painted."""
+    """The footage's own targets as blobs, never painted: the k-th box of every frame makes the k-th one.
+
+    Where frames have several boxes these need not be one target's.
+    """
     blobs = []
-    for slot in range(max(map(len, footage.boxes))):
+    for slot in range(footage.slots):
         shown = np.array([len(boxes) > slot for boxes in footage.boxes])
         boxes = np.array([boxes[slot] if len(boxes) > slot else np.zeros(4, int) for boxes in footage.boxes])
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2

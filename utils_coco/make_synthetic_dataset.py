@@ -17,6 +17,7 @@ if __package__ in (None, ""):
 import numpy as np
 
 from utils.cli import Unset, UserError, run_command
+from utils.frames import Intensity, check_intensity
 from utils.synthetic_dataset import write_dataset
 from utils.synthetic_presets import PRESETS
 
@@ -40,6 +41,7 @@ class Config:
     shaded: Unset[float] = None  # share of `distractors` with a dark side, as the edge of a roof has, 0 to 1
     backgrounds: Unset[Path] = None  # folder of real pictures to fly over instead of drawn scenes
     footage: Unset[Path] = None  # annotation list or COCO JSON of real frames to paint into; their targets stay
+    intensity: Intensity = "full"  # how 16-bit and float frames of those two become grey: full, or LOW HIGH
     workers: int = max(1, os.cpu_count() or 1)  # processes
     overwrite: bool = False  # replace a data set that this command wrote earlier
 
@@ -48,6 +50,7 @@ def main(config: Config) -> None:
     """Write the data set and say in a line what it holds."""
     if config.footage and config.image_size:
         raise UserError("--footage and --image-size: the frames keep their size; give one of them")
+    check_intensity(config.intensity)
     names = ("scr", "target_size", "speed", "targets", "distractors", "stuck", "shaded")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     model = replace(PRESETS[config.preset], **given)
@@ -62,6 +65,7 @@ def main(config: Config) -> None:
         footage=config.footage,
         workers=config.workers,
         overwrite=config.overwrite,
+        intensity=config.intensity,
     )
     made = [record for split in records.values() for record in split]
     scr = [row[3] for record in made for row in record.rows]

@@ -9,7 +9,6 @@ become OUTPUT/images/{train,test}/VIDEO/000001.png, ..., 8-bit grey, and keep ev
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections import Counter
@@ -21,16 +20,17 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from utils.annotation_files import whole_pixel_box, write_coco
 from utils.cli import Several, UserError, run_command
-from utils.converted import CocoBuilder, new_folder
+from utils.converted import CocoBuilder, new_folder, write_frame
 from utils.evaluation_report import make_folder
 from utils.frames import is_image_name, natural_key
+from utils.json_files import read_json
 from utils.video import open_source
+
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
 Boxes = list[list[float]]  # of one frame, each x, y, w, h
 
@@ -52,11 +52,13 @@ class Config:
 def find_videos(config: Config) -> list[Path]:
     """The video files, in natural order."""
     if config.videos.is_dir():
-        found = [path for path in config.videos.iterdir() if path.suffix.lower() in (".mp4", ".avi", ".mkv", ".mov")]
+        found = [path for path in config.videos.iterdir() if path.suffix.lower() in VIDEOS]
     else:
         found = [config.videos]
     if not found:
-        raise UserError(f"{config.videos}: no video (.mp4, .avi, .mkv, .mov) in this folder; check --videos")
+        raise UserError(f"{config.videos}: no video ({', '.join(VIDEOS)}) in this folder; check --videos")
+    if not config.videos.exists():
+        raise UserError(f"{config.videos}: no such file or folder; check --videos")
     names = Counter(path.stem for path in found)
     for path in found:
         if names[path.stem] > 1:
@@ -70,15 +72,11 @@ def find_videos(config: Config) -> list[Path]:
 
 def read_boxes(path: Path) -> dict[str, list[Boxes]]:
     """Boxes of every frame of every video."""
+    content = read_json(path, "--boxes")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
         entries = {name: entry["boxes"] if isinstance(entry, dict) else entry for name, entry in content.items()}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check --boxes") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); check --boxes") from None
-    except (UnicodeDecodeError, KeyError, AttributeError):
-        raise UserError(f'{path}: expected {{video: {{"boxes": [one a frame]}}}} in UTF-8') from None
+    except (KeyError, AttributeError):
+        raise UserError(f'{path}: expected {{video: {{"boxes": [one a frame]}}}}') from None
     return {name: _frame_boxes(f"{path}: {name}", entry) for name, entry in entries.items()}
 
 
@@ -109,7 +107,7 @@ def convert(video: Path, boxes: Sequence[Boxes], folder: Path, name: str, builde
             left_out["frames behind the last entry of the boxes"] += 1
             continue
         frames = frame.index
-        _write_frame(frame.image, folder / frame.name)
+        write_frame(frame.image, folder / frame.name)
         good = [box for box in boxes[frame.index - 1] if _inside(box, frame.image.shape)]
         left_out["empty boxes or boxes that reach outside the frame"] += len(boxes[frame.index - 1]) - len(good)
         builder.add(f"{name}/{frame.name}", frame.image.shape, good)
@@ -117,14 +115,6 @@ def convert(video: Path, boxes: Sequence[Boxes], folder: Path, name: str, builde
         left_out[f"part of the video that cannot be read ({source.complaint})"] += 1
     left_out["entries of the boxes behind the last frame"] += len(boxes) - frames
     return +left_out
-
-
-def _write_frame(image: np.ndarray, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); give another --output") from None
 
 
 def _inside(box: Sequence[float], size: tuple[int, int]) -> bool:
@@ -137,6 +127,8 @@ def main(config: Config) -> None:
     videos, boxes = find_videos(config), read_boxes(config.boxes)
     if missing := [path.stem for path in videos if path.stem not in boxes]:
         raise UserError(f"{config.boxes}: no boxes of {missing[0]}; add them, or take the video away")
+    for video in videos:
+        open_source(video)  # what cannot be read is said before anything is written
     new_folder(config.output, config.videos, config.boxes)
     builders = {"train": CocoBuilder(), "test": CocoBuilder()}
     for video in tqdm(videos, unit="video", disable=None, leave=False):
@@ -146,6 +138,8 @@ def main(config: Config) -> None:
         if left_out:
             reasons = ", ".join(f"{count} {why}" for why, count in left_out.items())
             tqdm.write(f"{video.name}: left out {reasons}")
+    if config.videos.is_dir() and (others := [name for name in boxes if name not in {path.stem for path in videos}]):
+        print(f"{config.boxes}: left out {len(others)} entries, no such video in {config.videos}: {', '.join(others)}")
     make_folder(config.output / "annotations")
     for split, builder in builders.items():
         if builder.images:
