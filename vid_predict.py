@@ -26,8 +26,8 @@ from utils.cli import Unset, UserError, run_command
 from utils.config import choose_device
 from utils.detector import Detections, Detector, coco_results, open_network
 from utils.drawing import Annotator
-from utils.evaluation_report import write_json
 from utils.frames import Intensity, check_intensity
+from utils.json_files import write_json
 from utils.onnx_network import OnnxNetwork
 from utils.overlay import Trails, Truth, judge, match_frame
 from utils.prediction_files import TRACK_METRICS, OutputFolder
@@ -65,7 +65,8 @@ class Config:
     """Link detections through time: numbers and fading lines in the pictures, tracks.txt in MOT format. With
     annotations that tell tracks apart, identity switches and the share of tracks found, in track_metrics.json."""
     track_reach: float = 12.0
-    """Pixels between a detection and the place that its track predicts at constant velocity, at most."""
+    """Pixels from the place that a track predicts at constant velocity to its detection, at most; after n frames
+    without one sqrt(n + 1) times as many."""
     track_gap: int = 5
     """Frames without detection that a track survives."""
     min_track_length: int = 1

@@ -18,6 +18,22 @@ FOUND = ([10, 10, 18, 18], [13.2, 53.2, 15.2, 55.2], [81, 84, 89, 92], [44, 44, 
 CLASSES = (0, 0, 0, 0, 1)
 
 
+def test_track_numbers_may_begin_anew_in_every_sequence(tmp_path):
+    images = [{"id": n, "file_name": f"{folder}/1.png"} for n, folder in enumerate("ab", start=1)]
+    boxes = [
+        {"id": n, "image_id": 1 + n // 2, "category_id": 1, "bbox": [10 * n, 1, 4, 4], "track_id": n % 2}
+        for n in range(4)
+    ]
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / folder / "1.png")
+    coco = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "target"}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    truth = Truth(tmp_path / "boxes.json", open_source(str(tmp_path / "*" / "1.png")), ("target",))
+    found = [truth.tracks(truth.find(tmp_path / folder / "1.png"), 0).tolist() for folder in "ab"]
+    assert found == [[0, 1], [2, 3]]
+
+
 def test_a_frame_is_judged_as_the_evaluation_counts(tmp_path):
     (tmp_path / "a").mkdir()
     for name in ("0.png", "1.png"):

@@ -62,6 +62,26 @@ def test_misses_are_bridged_up_to_the_gap():
     assert numbers([*steps, [], [], [], *later], gap=2) == [[1]] * 3 + [[]] * 3 + [[2]] * 2
 
 
+def test_reach_grows_with_the_frames_without_detection():
+    """After n of them sqrt(n + 1) times 12 pixels."""
+    steps = [[(10, 20)], [(10, 20)], [], [], []]
+    assert numbers([*steps, [(33, 20)]]) == [[1], [1], [], [], [], [1]]
+    assert numbers([*steps, [(35, 20)]]) == [[1], [1], [], [], [], [2]]
+
+
+@pytest.mark.parametrize("error", [UserError("7.png: cut"), KeyboardInterrupt()])
+def test_what_waits_when_the_frames_break_off_is_not_lost(error):
+    def broken() -> Iterator[tuple[Frame, Detections]]:
+        yield from sequence([[(10, 20)], [(10, 20), (60, 60)], [(10, 20)]])
+        raise error
+
+    kept = []
+    with pytest.raises(type(error)):
+        for entry in track_frames(broken(), TrackSettings(shortest=3)):
+            kept.append(entry[2].tolist())
+    assert kept == [[1], [1], [1]]
+
+
 def test_short_tracks_are_dropped_and_numbers_count_the_others():
     frames = [[(80, 80), (10, 20)], [(11, 20)], [(12, 20)], [(13, 20), (60, 60)]]
     kept = list(track_frames(sequence(frames), TrackSettings(shortest=3)))

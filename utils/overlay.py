@@ -155,12 +155,15 @@ def match_frame(detections: Detections, targets: GroundTruth) -> CentreMatches:
 def _annotated_tracks(coco: dict) -> dict[int, np.ndarray] | None:
     """The "track_id" of each box of a frame, crowd regions left out as from the records; None if one has none."""
     tracks: dict[int, list[int]] = {}
+    folders = {image["id"]: image["file_name"].replace("\\", "/").rpartition("/")[0] for image in coco["images"]}
+    known: dict[tuple[str, int], int] = {}  # numbers may begin anew in every sequence
     for annotation in coco["annotations"]:
         if not annotation.get("iscrowd"):
             track = annotation.get("track_id")
             if type(track) is not int:
                 return None
-            tracks.setdefault(annotation["image_id"], []).append(track)
+            number = known.setdefault((folders[annotation["image_id"]], track), len(known))
+            tracks.setdefault(annotation["image_id"], []).append(number)
     return {image_id: np.array(numbers, np.int64) for image_id, numbers in tracks.items()}
 
 

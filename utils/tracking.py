@@ -25,7 +25,7 @@ SMOOTHING = 0.5  # share of the newest step in a track's velocity
 class TrackSettings:
     """How detections become tracks."""
 
-    reach: float = 12.0  # pixels between a detection and the place that its track predicts, at most
+    reach: float = 12.0  # pixels from a track's prediction to its detection, at most; after n misses sqrt(n + 1) times
     gap: int = 5  # frames without detection that a track survives
     shortest: int = 1  # detections of a track, at least; shorter ones are dropped
 
@@ -120,15 +120,21 @@ def track_frames(
     tracker = Tracker(settings)
     waiting: deque[tuple[Frame, Detections, list[_Track]]] = deque()
     run: int | None = None
-    for frame, detections in frames:
-        if frame.run != run:
-            tracker.reset()
-            run = frame.run
-        waiting.append((frame, detections, tracker.push(detections)))
-        while waiting and all(track.decided for track in waiting[0][2]):
-            yield _numbered(*waiting.popleft())
+    stopped: BaseException | None = None
+    try:
+        for frame, detections in frames:
+            if frame.run != run:
+                tracker.reset()
+                run = frame.run
+            waiting.append((frame, detections, tracker.push(detections)))
+            while waiting and all(track.decided for track in waiting[0][2]):
+                yield _numbered(*waiting.popleft())
+    except (UserError, KeyboardInterrupt) as error:  # what was found before is not lost
+        stopped = error
     tracker.reset()
     yield from (_numbered(*entry) for entry in waiting)
+    if stopped is not None:
+        raise stopped
 
 
 def _numbered(frame: Frame, detections: Detections, tracks: list[_Track]) -> tuple[Frame, Detections, np.ndarray]:
