@@ -16,17 +16,26 @@ from utils.annotations import Annotations, load_annotations
 from utils.checkpoint import weights_or_default
 from utils.cli import Several, Unset, UserError, run_command
 from utils.clips import clip_places
-from utils.comparison import RESULTS, detector_names, format_results, protocol_warnings, score_files, write_results
+from utils.comparison import (
+    RESULTS,
+    detector_names,
+    format_results,
+    protocol_warnings,
+    refuse_other_run,
+    score_files,
+    write_results,
+)
 from utils.config import choose_device
 from utils.contrast import measure_contrasts
 from utils.converted import refuse_source
 from utils.detector import Detector
-from utils.evaluation import Scored, score
+from utils.evaluation import DETECTED_EMPTY, Scored, score
 from utils.evaluation_metrics import Evaluation
-from utils.evaluation_report import make_folder, write_json
+from utils.evaluation_report import make_folder
 from utils.figures import FIGURES, save_figures
 from utils.frames import Intensity, check_intensity, read_image_size
 from utils.gallery import Gallery, choose_cases, save_page
+from utils.json_files import write_json
 from utils.published_curves import DATASETS, PublishedCurves, load_published_curves
 from utils.report import Section, save_report
 from utils.speed import measure_speed, speed_sample
@@ -46,7 +55,8 @@ NETWORK_ONLY = (
     "resize", "input_size", "nms", "min_confidence", "repeat_key_frame", "frame_interval", "chunk", "speed_frames",
 )  # fmt: skip
 REPORT = (  # patterns in the output folder
-    "report.html", "gallery_misses*.png", "gallery_false_alarms*.png",
+    "report.html",
+    *(f"gallery_{kind}{number}.png" for kind in ("misses", "false_alarms") for number in ("", "_[0-9]", "_[0-9][0-9]")),
     *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")),
 )  # fmt: skip
 GALLERY = 6  # failures of each kind, where the frames are known to be at hand
@@ -87,7 +97,8 @@ class Config:
     min_confidence: float = 0.001
     """Detections below this confidence are not kept at all."""
     max_detections: int = 100
-    """Detections kept and scored in a frame, best first."""
+    """Detections kept in a frame, best first; of a file, those of a frame and category that are scored by IoU (Pd and
+    false alarms by centre count all)."""
     repeat_key_frame: bool = False
     """Show the network its key frame T times: a single-frame detector to compare with."""
     frame_interval: Unset[int] = None
@@ -163,6 +174,8 @@ def _check(config: Config) -> None:
                 raise UserError(f"{flag} is for --weights: the detections of a file are scored as they are")
     for name in RESULTS if config.detections else ("detections.json", *RESULTS):
         refuse_source(config.output / name, [_annotation_file(config), *config.detections])
+    if config.detections:
+        refuse_other_run(config.output, config.detections)
     make_folder(config.output)
 
 
@@ -188,8 +201,9 @@ def _score_network(config: Config) -> tuple[dict[str, Scored], Annotations, rang
 def _score_files(config: Config) -> tuple[dict[str, Scored], Annotations, range, Intensity]:
     """The detections of the files scored, the annotations, the frames of a gallery strip, how they become grey."""
     intensity = config.intensity or "full"
-    annotations = load_annotations(_annotation_file(config), config.data_root, check_files=False)
-    options = _options(config, annotations, intensity)
+    path = _annotation_file(config)
+    annotations = load_annotations(path, config.data_root, check_files=False, files_if_there=True)
+    options = {**_options(config, annotations, intensity), "of_list": path.suffix.lower() != ".json"}
     return score_files(config.detections, config.names, annotations.coco, **options), annotations, PLACES, intensity
 
 
@@ -271,6 +285,7 @@ def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, Detect
         "input_size": _input_sizes(detector, shown),
         "intensity": detector.intensity if detector.intensity == "full" else list(detector.intensity),
         "frame_interval": detector.frame_interval,
+        DETECTED_EMPTY: config.include_empty_frames,
     }
     speed = time_frames(detector, sample) if sample else {}
     return annotations, results, protocol, speed, detector

@@ -27,8 +27,9 @@ from benchmarks.results import shorten, write_result
 from utils.annotations import load_annotations
 from utils.cli import Unset, UserError, run_command
 from utils.evaluation import evaluate
-from utils.evaluation_report import format_report, make_folder, write_json, write_metrics
+from utils.evaluation_report import format_report, make_folder, write_metrics
 from utils.frames import read_frame
+from utils.json_files import write_json
 
 
 @dataclass

@@ -38,7 +38,7 @@ from benchmarks.results import (
 )
 from utils.checkpoint import DEFAULT_WEIGHTS, load_network
 from utils.cli import Unset, UserError, run_command
-from utils.evaluation_report import read_json
+from utils.json_files import read_json
 from utils.published_curves import DATASETS, load_published_curves
 from vid_predict import CONFIDENCE
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from utils.cli import UserError
 from utils.evaluation_metrics import TargetBin
-from utils.evaluation_report import bin_name, make_folder, read_json
+from utils.evaluation_report import bin_name, make_folder
+from utils.json_files import read_json
 from utils.runlog import environment, replace_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -29,7 +29,7 @@ from utils import recalibrate
 from utils.annotations import load_annotations
 from utils.cli import Several, Unset, UserError, parse_config, run_command
 from utils.config import TrainConfig
-from utils.evaluation_report import read_json
+from utils.json_files import read_json
 from utils.run_state import newest_run
 from utils.trainer import train
 from utils_coco import make_synthetic_dataset

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+
+
+class ClosedPipe(io.StringIO):
+    """What `| head` leaves of standard output."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
 
 
 def ground_truth(boxes: list[tuple], frames: int, categories: int = 1, folder: str = "test/a") -> dict:

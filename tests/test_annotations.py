@@ -263,7 +263,7 @@ def test_faults_of_a_json_name_the_entry(tmp_path, changes, message):
 
 def test_files_that_are_no_annotations(tmp_path):
     for name, content, message in [
-        ("broken.json", b'{"images": [\n1,,]}', r"broken\.json:2: not JSON"),
+        ("broken.json", b'{"images": [\n1,,]}', r"broken\.json:2: COCO JSON is no valid JSON"),
         ("list.json", b"[1, 2]", r"list\.json: not COCO"),
         ("binary.txt", b"\xff\xfe\x00\x9c", r"binary\.txt: not a text file"),
     ]:

@@ -12,6 +12,7 @@ from tests.damaged_data import JSON_LINES, LIST_LINES, make_damaged_data, moving
 from tests.training_cases import small_config
 from utils.annotations import write_list
 from utils.check_data import Config, check, main
+from utils.cli import UserError
 from utils.frame_order import FEWEST, distances, judge, thumbnail, windows
 from utils.synthetic_dataset import write_dataset
 from utils.synthetic_presets import PRESETS
@@ -54,6 +55,15 @@ def test_nothing_else_is_an_error(damaged):
     errors = [line for line in damaged[1].stdout.splitlines() if line.startswith("error: ")]
     unexpected = [line for line in errors if not any(text in line for text in texts)]
     assert unexpected == []
+
+
+def test_nothing_is_written_among_frames(tmp_path):
+    save_sequence(tmp_path / "a", moving_frames(0, 12))
+    write_list(tmp_path / "list.txt", [(f"a/{n}.bmp", []) for n in range(12)])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="a: holds frames"):
+        main(Config(tmp_path, tmp_path / "list.txt", workers=1, output=tmp_path / "a"))
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_report_and_picture_are_written(damaged):

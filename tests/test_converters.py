@@ -102,6 +102,9 @@ def test_masks_become_boxes_with_counts(tmp_path, capsys):
     save(tmp_path / "masks" / "s 1" / "2.png", mask[:10])
     with pytest.raises(UserError, match=r"2\.png: \(10, 30\) pixels .*give its own mask"):
         masks_to_coco.main(config)
+    save(tmp_path / "masks" / "s 1" / "0.bmp", 0 * mask)
+    with pytest.raises(UserError, match=r"the same frame as .*keep one file type"):
+        masks_to_coco.main(config)
 
 
 def test_masks_behind_links_are_found(tmp_path, capsys):
@@ -148,7 +151,7 @@ def test_video_becomes_frames_and_boxes(tmp_path, capsys):
     make_video(tmp_path / "in" / "two.avi", frames[:2])
     one = [[1, 2, 8, 8], None, [[3.5, 4, 6, 6], [20, 20, 9, 9]], [60, 2, 8, 8], [1, 1, 5, 5]]
     boxes = tmp_path / "in" / "boxes.json"
-    boxes.write_text(json.dumps({"one": {"boxes": one}, "two": {"boxes": [[0, 0, 5, 5]]}}))
+    boxes.write_text(json.dumps({"one": {"boxes": one}, "two": {"boxes": [[0, 0, 5, 5]]}, "three": []}))
     before = sorted((tmp_path / "in").rglob("*"))
     script = [sys.executable, ROOT / "utils_coco" / "video_to_frames.py", "--videos", tmp_path / "in", "--boxes", boxes]
     run = subprocess.run([*script, "--output", tmp_path / "out", "--val", "two"], capture_output=True, text=True)
@@ -165,6 +168,7 @@ def test_video_becomes_frames_and_boxes(tmp_path, capsys):
     assert "one.avi: left out 1 empty boxes or boxes that reach outside the frame" in said
     assert "1 entries of the boxes behind the last frame" in said
     assert "two.avi: left out 1 frames behind the last entry of the boxes" in said
+    assert "boxes.json: left out 1 entries, no such video in" in said and said.rstrip().count("three") == 1
     assert "4 frames, 3 boxes, 2 frames without a box" in said and "1 frames, 1 boxes" in said
 
 
@@ -184,12 +188,18 @@ def test_video_converter_refuses(tmp_path):
         ('{"one": {"boxes": 3}}', "one: expected a list"),
         ('{"two": {"boxes": []}}', "no boxes of one"),
         ('{"one": {}}', "expected {video"),
-        ("{", "boxes.json:1: not JSON"),
+        ("{", "boxes.json:1: --boxes is no valid JSON"),
     ]:
         boxes.write_text(content)
         with pytest.raises(UserError, match=message):
             video_to_frames.main(video_to_frames.Config(tmp_path / "in", boxes, tmp_path / "out"))
-    boxes.write_text('{"one": {"boxes": [null]}}')
+    with pytest.raises(UserError, match="absent: no such file or folder; check --videos"):
+        video_to_frames.main(video_to_frames.Config(tmp_path / "absent", boxes, tmp_path / "out"))
+    boxes.write_text('{"one": {"boxes": [null]}, "zero": []}')
+    (tmp_path / "in" / "zero.webm").write_bytes(b"no video")
+    with pytest.raises(UserError, match="zero.webm"):  # behind one that can be read
+        video_to_frames.main(video_to_frames.Config(tmp_path / "in", boxes, tmp_path / "out"))
+    (tmp_path / "in" / "zero.webm").unlink()
     with pytest.raises(UserError, match="lies in the source"):
         video_to_frames.main(video_to_frames.Config(tmp_path / "in", boxes, tmp_path / "in" / "out"))
     with pytest.raises(UserError, match="--val other: no such video"):
@@ -229,6 +239,7 @@ def test_no_converter_writes_over_a_source_or_among_frames(tmp_path, monkeypatch
         lambda: coco_to_txt.main(coco_to_txt.Config(tmp_path, whole, frame)),
         lambda: masks_to_coco.main(masks_to_coco.Config(tmp_path, Path("masks"), Path("masks/1/boxes.json"))),
         lambda: masks_to_coco.main(masks_to_coco.Config(tmp_path, Path("masks"), Path("images/boxes.json"))),
+        lambda: txt_to_coco.main(txt_to_coco.Config(Path("list.txt"), Path("images/1/new.json"), Path("."))),
         lambda: make_synthetic_dataset.main(synthetic(output=Path("images/1/new"), backgrounds=Path("images/1"))),
         lambda: make_synthetic_dataset.main(synthetic(output=Path("images"), backgrounds=Path("images/1"))),
         lambda: make_synthetic_dataset.main(synthetic(output=Path("clips/a/new"), footage=Path("clips.txt"))),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
 import os
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation_cases import DETECTIONS, TARGETS, ground_truth
+from tests.evaluation_cases import DETECTIONS, TARGETS, ClosedPipe, detection, ground_truth
 from utils.cli import run_command
 from utils_coco.get_map_coco import Config, main
 
@@ -70,13 +69,6 @@ def test_without_output_nothing_is_written(files):
     del files["output"]
     assert run(files) == 0
     assert sorted(files["gt"].parent.iterdir()) == before
-
-
-class ClosedPipe(io.StringIO):
-    """What `| head` leaves of standard output."""
-
-    def write(self, text: str) -> int:
-        raise BrokenPipeError
 
 
 def test_files_are_written_before_the_report(files, monkeypatch):
@@ -205,11 +197,71 @@ def test_different_protocols_are_told(files, capsys):
     with pytest.raises(SystemExit):
         run_command(main, Config, [str(word) for word in [*arguments[:-1], files["detections"]]])
     assert "how the detections of found were made is not recorded" in capsys.readouterr().err
+    words = ["--gt", files["gt"], "--detections", files["detections"], *paths]  # the first of unknown protocol
+    with pytest.raises(SystemExit):
+        run_command(main, Config, [str(word) for word in words])
+    assert "one/detections and two/detections: nms 0.65 and 0.5" in capsys.readouterr().err
     other = {"weights": "two.pth", "detections": str(paths[0])}  # a comparison that was written into two's folder
     paths[1].with_name("metrics.json").write_text(json.dumps({"protocol": other}))
     with pytest.raises(SystemExit):
         run_command(main, Config, [str(word) for word in arguments])
     assert "how the detections of two/detections were made is not recorded" in capsys.readouterr().err
+
+
+@pytest.fixture
+def own_run(files) -> Path:
+    """The folder of a network's evaluation, without frames that have no target."""
+    folder = files["gt"].parent / "run"
+    folder.mkdir()
+    (folder / "detections.json").write_text(json.dumps(DETECTIONS))
+    protocol = {"weights": "w.pth", "nms": 0.65, "detected_empty_frames": False}
+    (folder / "metrics.json").write_text(json.dumps({"protocol": protocol, "speed": {"fps_network": 7.0}}))
+    return folder
+
+
+def test_frames_that_were_not_looked_at_cannot_be_scored(files, own_run, capsys):
+    files |= {"detections": own_run / "detections.json"}
+    line = error_line(files, capsys, "--include-empty-frames")
+    assert "frames without annotations were not looked at" in line and "--include-empty-frames" in line
+    assert run(files) == 0
+
+
+def test_a_run_scored_again_into_its_folder_keeps_protocol_and_speed(files, own_run, monkeypatch):
+    monkeypatch.chdir(own_run)
+    files |= {"detections": Path("detections.json"), "output": Path(".")}
+    for _ in range(2):
+        assert run(files) == 0
+        metrics = json.loads((own_run / "metrics.json").read_text())
+        assert metrics["protocol"]["weights"] == "w.pth" and metrics["speed"] == {"fps_network": 7.0}
+        monkeypatch.chdir(own_run.parent)
+        files |= {"detections": Path("run/detections.json"), "output": Path("run")}
+
+
+def test_another_file_does_not_take_the_place_of_a_run(files, own_run, capsys):
+    before = (own_run / "metrics.json").read_bytes()
+    files["output"] = own_run
+    assert "holds the evaluation of w.pth" in error_line(files, capsys)
+    assert (own_run / "metrics.json").read_bytes() == before
+
+
+def test_detections_of_a_class_that_the_list_does_not_use(files):
+    files["gt"] = files["gt"].with_suffix(".txt")
+    files["gt"].write_text("seq/a/1.bmp 10,10,18,18,0\n")
+    files["detections"].write_text(json.dumps([detection(1, 1, 10, 10, 8, 8, 0.9), detection(1, 3, 40, 40, 8, 8, 0.8)]))
+    assert run(files) == 0
+    metrics = json.loads((files["output"] / "metrics.json").read_text())
+    assert metrics["categories"] == ["class 0", "class 1", "class 2"]
+    assert metrics["published"]["mAP50"] == 1.0 and metrics["pd_fa"]["false_alarms_per_frame"] == 1.0
+
+
+def test_names_of_files_that_are_no_text(files, capsys):
+    paths = [files["gt"].parent / os.fsdecode(b"caf\xe9.json"), files["detections"]]
+    paths[0].write_text(json.dumps(DETECTIONS))
+    words = ["--gt", files["gt"], "--detections", *paths, "--output", files["output"]]
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, Config, [str(word) for word in words])
+    assert stop.value.code == 0 and "caf\\udce9" in capsys.readouterr().out
+    assert "caf\\udce9" in (files["output"] / "comparison.csv").read_text()
 
 
 @pytest.mark.skipif("SSTNET_DAUB_ROOT" not in os.environ, reason="SSTNET_DAUB_ROOT names no DAUB folder")

@@ -5,8 +5,25 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
-from utils.prediction_files import JsonList
+from utils.cli import UserError
+from utils.prediction_files import JsonList, OutputFolder
+from utils.video import open_source
+
+
+def test_an_evaluation_is_not_written_over(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "1.png")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "detections.json").write_text("[]")
+    (folder / "metrics.json").write_text(json.dumps({"protocol": {"weights": "w.pth"}}))
+    with pytest.raises(UserError, match="out: holds the evaluation of w.pth"):
+        OutputFolder(folder, open_source(tmp_path / "1.png"), "frames")
+    assert (folder / "detections.json").read_text() == "[]" and len(list(folder.iterdir())) == 2
+    (folder / "metrics.json").write_text(json.dumps({"protocol": {"detections": "out/detections.json"}}))
+    with OutputFolder(folder, open_source(tmp_path / "1.png"), "frames"):  # scored after an earlier prediction
+        pass
 
 
 def test_the_json_list_is_valid_after_every_step(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shutil
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 
 from nets import SSTNet
-from tests.evaluation_cases import detection
+from tests.evaluation_cases import ClosedPipe, detection
 from utils.checkpoint import save_weights
 from utils.cli import run_command
 from utils.detector import Detector
@@ -99,6 +98,7 @@ def test_network_to_files(data_root, weights, tmp_path, capsys):
         "repeat_key_frame": False,
         "intensity": "full",
         "frame_interval": 1,
+        "detected_empty_frames": False,
         "include_empty_frames": False,
         "max_detections_scored": 100,
         "operating_point_iou": 0.5,
@@ -131,6 +131,20 @@ def test_own_detections_file_scores_the_same(data_root, weights, tmp_path):
     assert read(second)["protocol"]["detections"] == str(found)
     assert read(second)["protocol"]["weights"] == str(weights)  # metrics.json beside the file says so
     assert read(first)["speed"] == {} and not (second / "detections.json").exists()
+
+
+def test_a_file_finds_frames_as_the_network_did(data_root, weights, tmp_path):
+    """Of an annotation list whose frames lie in a folder below the data root, and say no sizes."""
+    (tmp_path / "list.txt").write_text(
+        "".join(f"images/test/data1/{n}.bmp {8 + n},16,{16 + n},24,0\n" for n in range(FRAMES - 2))
+    )
+    first, second = tmp_path / "first", tmp_path / "second"
+    common = ("--data-root", data_root.parent, "--annotations", tmp_path / "list.txt", "--no-report")
+    assert run("--weights", weights, *common, "--output", first, "--speed-frames", "0") == 0
+    assert run("--detections", first / "detections.json", *common, "--output", second) == 0
+    assert read(first)["pd_fa"]["false_alarms_per_megapixel"] is not None and read(first)["per_scr"]
+    for name in set(read(first)) - {"protocol"}:
+        assert read(first)[name] == read(second)[name]
 
 
 def test_detections_file_needs_no_frames(data_root, tmp_path):
@@ -270,10 +284,10 @@ def test_what_an_earlier_evaluation_drew_does_not_stay(data_root, weights, tmp_p
     common = ("--weights", weights, "--data-root", data_root, "--output", tmp_path, "--speed-frames", "0")
     assert run(*common) == 0 and (tmp_path / "report.html").is_file()
     (tmp_path / "comparison.csv").write_text("of two detectors")
-    (tmp_path / "gallery_of_mine.png").write_bytes(b"")
+    (tmp_path / "gallery_misses_of_mine.png").write_bytes(b"")
     assert run(*common, "--no-report") == 0
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["detections.json", "gallery_of_mine.png", "metrics.json"]
+    assert left == ["detections.json", "gallery_misses_of_mine.png", "metrics.json"]
 
 
 def test_a_damaged_frame_that_no_clip_needs_does_no_harm(data_root, weights, tmp_path):
@@ -293,13 +307,6 @@ def test_a_damaged_frame_that_no_clip_needs_does_no_harm(data_root, weights, tmp
 def test_a_timing_that_fails_is_a_note(weights, tmp_path):
     speed = time_frames(Detector.from_file(weights), [tmp_path / "gone.bmp"])
     assert list(speed) == ["note"] and "not measured" in speed["note"] and "gone.bmp" in speed["note"]
-
-
-class ClosedPipe(io.StringIO):
-    """What `| head` leaves of standard output."""
-
-    def write(self, text: str) -> int:
-        raise BrokenPipeError
 
 
 def test_files_are_written_before_the_report(data_root, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from utils.cli import UserError
 from utils.frames import is_image_name
+from utils.json_files import read_json
 
 Box = tuple[int, int, int, int, int]  # x1, y1, x2, y2, class
 
@@ -87,7 +88,8 @@ def write_coco(path: str | os.PathLike, coco: dict[str, Any]) -> None:
 def _is_list_name(name: str) -> bool:
     """Whether reading a line gives this name back."""
     one_line = name == name.strip() and not {"\r", "\n"} & set(name)
-    return one_line and is_image_name(name) and not BOX_START.search(name)
+    text = name == name.encode("utf-8", "replace").decode("utf-8")  # JSON can hold halves of a surrogate pair
+    return one_line and text and is_image_name(name) and not BOX_START.search(name)
 
 
 def raise_first(faults: list[str]) -> None:
@@ -151,7 +153,7 @@ def parse_coco(path: Path, faults: list[str]) -> ParsedFile:
 
     What is whole is returned beside the faults, so that the frames can be checked in the same run.
     """
-    coco = _read_json(path)
+    coco = _read_coco(path)
     classes = _entries(path, coco, "categories", {"id": int}, faults)
     categories = sorted({entry["id"]: str(entry.get("name", entry["id"])) for entry in classes}.items())
     images = _entries(path, coco, "images", {"id": int, "file_name": str}, faults)
@@ -192,11 +194,8 @@ def _coco_notes(path: Path, annotations: list[dict[str, Any]]) -> list[str]:
     return notes
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        coco = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); expected a COCO file") from None
+def _read_coco(path: Path) -> dict[str, Any]:
+    coco = read_json(path, "COCO JSON")
     if not isinstance(coco, dict):
         raise UserError(f"{path}: not COCO; expected the keys images, annotations and categories")
     return coco
@@ -316,5 +315,9 @@ def list_to_coco(rows: list[FileRow], categories: list[tuple[int, str]]) -> dict
         }
         for number, (row, (x1, y1, x2, y2, rank)) in enumerate(boxes, start=1)
     ]
-    names = [{"id": category_id, "name": name, "supercategory": "none"} for category_id, name in categories]
-    return {"images": images, "annotations": annotations, "categories": names}
+    return {"images": images, "annotations": annotations, "categories": category_entries(categories)}
+
+
+def category_entries(categories: Iterable[tuple[int, str]]) -> list[dict[str, Any]]:
+    """The categories of a COCO JSON from ids and names."""
+    return [{"id": category_id, "name": name, "supercategory": "none"} for category_id, name in categories]

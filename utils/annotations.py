@@ -52,6 +52,7 @@ class Annotations:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # category id of class 0, 1, ...
     coco: dict[str, Any]
+    notes: tuple[str, ...] = ()  # what is read in another way than it is written
 
 
 def load_annotations(
@@ -60,15 +61,17 @@ def load_annotations(
     num_classes: int | None = None,
     check_files: bool = True,
     check_beside: bool = False,
+    files_if_there: bool = False,
 ) -> Annotations:
     """Read an annotation list or (`*.json`) a COCO file; frame paths are resolved against `data_root`.
 
     A path may be relative to `data_root`, absolute, or absolute on another machine: then its longest tail
     that exists under `data_root` counts. With `check_files` every frame must exist and have the size
     that the file says, as its header shows, and with `check_beside` the frames of
-    its folder too, which clips may reach. Faults raise `UserError`: the place in the file, the remedy.
+    its folder too, which clips may reach. Without it, `files_if_there` finds and checks frames that exist as
+    `check_files` does; the others may be missing. Faults raise `UserError`: the place in the file, the remedy.
     """
-    inspection = inspect_annotations(path, data_root, num_classes, check_files, check_beside)
+    inspection = inspect_annotations(path, data_root, num_classes, check_files, check_beside, files_if_there)
     raise_first(inspection.faults)
     if inspection.missing:
         row, frame = inspection.missing[0]
@@ -84,7 +87,7 @@ def load_annotations(
     )
     category_ids, class_names = zip(*categories, strict=True)
     coco = with_sizes(inspection.coco, rows) if inspection.coco else list_to_coco(rows, categories)
-    return Annotations(inspection.source, records, class_names, category_ids, coco)
+    return Annotations(inspection.source, records, class_names, category_ids, coco, tuple(inspection.notes))
 
 
 @dataclass
@@ -107,6 +110,7 @@ def inspect_annotations(
     num_classes: int | None = None,
     check_files: bool = True,
     check_beside: bool = True,
+    files_if_there: bool = False,
 ) -> Inspection:
     """Read an annotation file and gather its faults; `UserError` only where nothing can be read at all."""
     path, data_root = Path(path), Path(data_root)
@@ -125,10 +129,11 @@ def inspect_annotations(
     def ambiguous(place: int, message: str) -> None:
         faults.append(f"{rows[place].where}: {message}")
 
-    paths = resolve_frames([row.name for row in rows], data_root, ambiguous, search_below=check_files)
+    look = check_files or (files_if_there and data_root.is_dir())
+    paths = resolve_frames([row.name for row in rows], data_root, ambiguous, search_below=look)
     faults += _duplicates(rows, paths)
-    missing = _missing(rows, paths) if check_files else []
-    if check_files:
+    missing = _missing(rows, paths) if look else []
+    if look:
         absent = {id(row) for row, _ in missing}
         present = [(row, frame) for row, frame in zip(rows, paths, strict=True) if id(row) not in absent]
         unsized = [row for row, _ in present if row.size is None]
@@ -136,7 +141,7 @@ def inspect_annotations(
         faults += _check_sizes(in_clips)
         faults += _box_faults(unsized, len(categories), only_outside=True)
         faults += _mixed_sizes(in_clips)
-    return Inspection(path, rows, paths, categories, parsed.coco, faults, missing, parsed.notes)
+    return Inspection(path, rows, paths, categories, parsed.coco, faults, missing if check_files else [], parsed.notes)
 
 
 def _box_array(row: FileRow) -> np.ndarray:

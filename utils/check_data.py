@@ -22,6 +22,7 @@ from utils.annotations import Inspection, inspect_annotations
 from utils.check_rows import across_splits, box_faults, identical_frames, row_warnings
 from utils.cli import Unset, UserError, run_command
 from utils.data_summary import SplitSummary, save_summary_figure
+from utils.evaluation_report import make_folder
 from utils.frame_checks import FolderFacts, FolderJob, inspect_folder
 from utils.frames import Intensity, check_intensity
 
@@ -181,14 +182,17 @@ def _summary(name: str, inspection: Inspection, facts: Sequence[FolderFacts]) ->
 
 def main(config: Config) -> int:
     """Print the report, write it and the picture; returns the exit status."""
+    make_folder(config.output)
+    report = check(config)
+    place = config.output.resolve()
+    if any(Path(folder).resolve() == place for split in report.splits for folder in split.sequences):
+        raise UserError(f"{config.output}: holds frames, among which the picture would count; give another --output")
     try:
-        config.output.mkdir(parents=True, exist_ok=True)
-        report = check(config)
-        print(report.text(config.lines), flush=True)
         (config.output / "report.txt").write_text(report.text() + "\n", encoding="utf-8", errors="backslashreplace")
         save_summary_figure(report.splits, config.output / "summary.png")
     except OSError as error:
         raise UserError(f"{config.output}: cannot be written ({error.strerror}); give another --output") from None
+    print(report.text(config.lines))
     print(f"report: {config.output / 'report.txt'}, picture: {config.output / 'summary.png'}")
     return 1 if report.errors else 0
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.cli import UserError
-from utils.evaluation import Scored, score
+from utils.annotation_files import MAX_CLASSES, category_entries, list_categories
+from utils.cli import UserError, as_text
+from utils.evaluation import DETECTED_EMPTY, Scored, score
 from utils.evaluation_metrics import Evaluation
-from utils.evaluation_report import format_report, read_json, write_json, write_metrics
+from utils.evaluation_report import format_report, recorded, write_metrics
+from utils.json_files import write_json
 from utils.results_file import read_results
 
 COLUMNS = (
@@ -24,56 +26,56 @@ def detector_names(files: Sequence[Path], names: Sequence[str]) -> list[str]:
     """The names to show: as given, or the files' own, with their folder where that tells them apart."""
     if names and len(names) != len(files):
         raise UserError(f"--names: {len(names)} for {len(files)} detection files; give one a file")
-    found = list(names) or [path.stem for path in files]
+    found = [as_text(name) for name in names or [path.stem for path in files]]
     if len(set(found)) < len(found) and not names:
-        found = [f"{path.resolve().parent.name}/{path.stem}" for path in files]
+        found = [as_text(f"{path.resolve().parent.name}/{path.stem}") for path in files]
     if len(set(found)) < len(found):
         raise UserError(f"{', '.join(found)}: two detectors of one name; give each its own with --names")
     return found
 
 
-def score_files(files: Sequence[Path], names: Sequence[str], coco: dict, **options: Any) -> dict[str, Scored]:
+def score_files(
+    files: Sequence[Path], names: Sequence[str], coco: dict, of_list: bool = False, **options: Any
+) -> dict[str, Scored]:
     """Score results files on one ground truth, by name; options: those of `score`.
 
-    What a metrics.json beside a file says of its protocol is taken over, if it is about that file.
+    What a metrics.json beside a file says of its protocol and speed is taken over, if it is about that file. Ground
+    truth of an annotation list (`of_list`) has the classes of the detections too: a list does not say how many.
     """
-    return {
-        name: score(
-            coco,
-            read_results(path),
-            **options,
-            protocol={**recorded_protocol(path), "detections": str(path)},
-            results_source=str(path),
-        )
-        for name, path in zip(detector_names(files, names), files, strict=True)
-    }
+    results = {name: read_results(path) for name, path in zip(detector_names(files, names), files, strict=True)}
+    if of_list:
+        coco = _with_classes(coco, max(max(found.category_ids, default=1) for found in results.values()))
+    scored = {}
+    for (name, found), path in zip(results.items(), files, strict=True):
+        protocol, speed = recorded(path)
+        protocol = {**protocol, "detections": str(path.resolve())}
+        scored[name] = score(coco, found, **options, protocol=protocol, speed=speed, results_source=str(path))
+    return scored
 
 
-def recorded_protocol(detections: Path) -> dict:
-    """How a detections.json of `vid_map_coco.py` was made: the protocol in the metrics.json beside it, or nothing.
+def _with_classes(coco: dict, count: int) -> dict:
+    """The ground truth of a list with so many classes, if it has fewer."""
+    if len(coco["categories"]) >= min(count, MAX_CLASSES):
+        return coco
+    return {**coco, "categories": category_entries(list_categories([], min(count, MAX_CLASSES)))}
 
-    A metrics.json that names another file of detections is of a comparison written there, and says nothing of this one.
-    """
-    metrics = detections.with_name("metrics.json")
-    if detections.name != "detections.json" or not metrics.is_file():
-        return {}
-    content = read_json(metrics, "metrics")
-    protocol = content.get("protocol") if isinstance(content, dict) else None
-    if not isinstance(protocol, dict) or "weights" not in protocol:
-        return {}
-    about = protocol.get("detections")
-    return protocol if about is None or Path(str(about)).resolve() == detections.resolve() else {}
+
+def refuse_other_run(folder: Path, files: Sequence[Path]) -> None:
+    """`UserError` where the metrics.json of `files` would take the place of a network's, whose detections stay."""
+    own = folder / "detections.json"
+    if len(files) == 1 and files[0].resolve() != own.resolve() and (weights := recorded(own)[0].get("weights")):
+        raise UserError(f"{folder}: holds the evaluation of {weights}, which would be lost; give another --output")
 
 
 def protocol_warnings(runs: Mapping[str, Evaluation]) -> list[str]:
     """In what the protocols of the runs differ, as far as it is recorded; where it was not, that."""
-    own = ("weights", "detections")  # these name the detector
-    first, *others = runs
-    found = []
-    for name in others:
-        one, other = (runs[n].protocol for n in (first, name))
-        keys = [k for k in one if k in other and one[k] != other[k] and k not in own]
-        found += [f"{first} and {name}: {k} {one[k]} and {other[k]}" for k in keys]
+    own = ("weights", "detections", DETECTED_EMPTY)  # the first two name the detector, the last `score` looks at
+    found, first = [], {}  # of each key the first run that recorded it
+    for name, run in runs.items():
+        for key, value in run.protocol.items():
+            one = first.setdefault(key, name)
+            if (theirs := runs[one].protocol[key]) != value and key not in own:
+                found.append(f"{one} and {name}: {key} {theirs} and {value}")
     unknown = [name for name, run in runs.items() if "weights" not in run.protocol]
     if unknown and len(unknown) < len(runs):
         found.append(f"how the detections of {', '.join(unknown)} were made is not recorded")

@@ -30,6 +30,7 @@ from utils.evaluation_metrics import (
 )
 from utils.pd_fa import CENTRE_DISTANCE, CentreMatches, match_centres, pd_fa, pd_fa_curve
 
+DETECTED_EMPTY = "detected_empty_frames"  # in a protocol: whether frames without annotations were looked at
 CUT = 0.1  # lowest score of a file from which on it looks cut; the published protocol keeps all from 0.001 on
 
 
@@ -67,13 +68,18 @@ def score(
     """Score COCO results against a COCO ground truth dict; neither is changed.
 
     Frames without annotations are skipped, as the published protocol does, unless `include_empty_frames`.
-    `max_detections` of a frame and category are scored by IoU, best first. `resamples` of the sequences give the
-    intervals (0: none). `scr` is the contrast of each of the dict's annotations, by default their "scr" key.
-    `protocol` (how the detections were made) and `speed` are recorded as they are. Raises `UserError` naming the
-    source for ground truth or detections that cannot be used.
+    `max_detections` of a frame and category are scored by IoU, best first; by centre all are. `resamples` of the
+    sequences give the intervals (0: none). `scr` is the contrast of each of the dict's annotations, by default their
+    "scr" key. `protocol` (how the detections were made) and `speed` are recorded as they are. Raises `UserError` naming
+    the source for ground truth or detections that cannot be used.
     """
     if not 0.0 <= confidence <= 1.0:
         raise UserError(f"confidence {confidence} is not between 0 and 1")
+    if include_empty_frames and (protocol or {}).get(DETECTED_EMPTY) is False:
+        raise UserError(
+            f"{results_source}: frames without annotations were not looked at, as the metrics.json beside it says, so "
+            "they cannot be scored; detect anew with --include-empty-frames, or leave it out"
+        )
     truth = parse_ground_truth(coco, truth_source)
     contrast = _contrast(coco, scr)
     detections = parse_results(results, truth, results_source)

@@ -1,31 +1,15 @@
-"""Reading, printing and writing of evaluations, shared by the commands that score detections."""
+"""Printing, writing and finding again of evaluations, shared by the commands that score detections."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from utils.cli import UserError
 from utils.evaluation_metrics import Evaluation, OperatingPoint, TargetBin
+from utils.json_files import read_json, write_json
 from utils.pd_fa import CENTRE_DISTANCE
-
-
-def read_json(path: str | Path, what: str) -> Any:
-    """The content of a JSON file, named `what` in messages; `UserError` where it is missing or no JSON."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: {what} cannot be read ({error.strerror}); check the path") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: {what} is not a text file; unpack it if it is compressed") from None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: {what} is no valid JSON ({error.msg}); write it again") from None
 
 
 def make_folder(path: Path) -> None:
@@ -36,14 +20,6 @@ def make_folder(path: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"{path}: cannot be made or written ({error.strerror}); choose another --output") from None
-
-
-def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
-    """Write JSON into an existing folder; `UserError` where that is impossible."""
-    try:
-        path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
 
 
 def format_report(evaluation: Evaluation) -> str:
@@ -81,6 +57,24 @@ def write_metrics(evaluation: Evaluation, folder: Path) -> Path:
     path = folder / "metrics.json"
     write_json(path, evaluation.to_json())
     return path
+
+
+def recorded(detections: Path) -> tuple[dict, dict]:
+    """How a detections.json of `vid_map_coco.py` was made, and how fast: what the metrics.json beside it says of them.
+
+    A metrics.json that names another file of detections is of a comparison written there, and says nothing of this one.
+    """
+    metrics = detections.with_name("metrics.json")
+    if detections.name != "detections.json" or not metrics.is_file():
+        return {}, {}
+    content = read_json(metrics, "metrics")
+    protocol = content.get("protocol") if isinstance(content, dict) else None
+    if not isinstance(protocol, dict) or "weights" not in protocol:
+        return {}, {}
+    if Path(str(protocol.get("detections", detections))).resolve() != detections.resolve():
+        return {}, {}
+    speed = content.get("speed")
+    return protocol, speed if isinstance(speed, dict) else {}
 
 
 def _sequence_table(evaluation: Evaluation) -> list[str]:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from utils.cli import UserError
+from utils.cli import UserError, as_text
 from utils.evaluation_coco import RECALLS
 from utils.evaluation_metrics import ConfidenceHistogram, Evaluation
 from utils.evaluation_report import make_folder
@@ -72,7 +72,7 @@ def save_figures(
 
 def as_written(name: str) -> str:
     """A name that Matplotlib shows as it is: no formula between $ signs, no leading _, which hides it in legends."""
-    name = name.replace("$", r"\$")
+    name = as_text(name).replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from utils.cli import UserError
-from utils.evaluation_report import make_folder
+from utils.evaluation_report import make_folder, recorded
 from utils.frames import DECODING_ERRORS
 from utils.video import Frame, Source, VideoSource, VideoWriter
 
@@ -76,6 +76,8 @@ class OutputFolder:
         motion, track_metrics = folder / TRACKS, folder / TRACK_METRICS
         files = [folder / "detections.json", folder / "detections.csv", video, motion, track_metrics]
         _refuse_own_input(source, annotations, [path for path in files if path], self.frames)
+        if weights := recorded(folder / "detections.json")[0].get("weights"):
+            raise UserError(f"{folder}: holds the evaluation of {weights}, which would be lost; give another --output")
         make_folder(self.frames or folder)
         with ExitStack() as stack, self._writing():
             if self.frames:

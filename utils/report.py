@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.cli import UserError
+from utils.cli import UserError, as_text
 from utils.drawing import COLOURS
 from utils.evaluation_metrics import Evaluation, TargetBin
 from utils.evaluation_report import bin_name
@@ -110,7 +110,7 @@ def save_report(
         + "\n</body></html>\n"
     )
     try:
-        path.write_text(page, encoding="utf-8")
+        path.write_text(as_text(page), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
 

@@ -15,7 +15,7 @@ import torch
 
 from utils.checkpoint import DamagedFile, read_checkpoint, save_atomically
 from utils.cli import UserError
-from utils.evaluation_report import read_json
+from utils.json_files import read_json
 
 LAST, PREVIOUS = "last.pth", "previous.pth"
 # Settings that decide which clips the steps of an epoch see, and those that say nothing of the training itself.

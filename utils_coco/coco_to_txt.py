@@ -57,7 +57,9 @@ def write_annotation_list(annotations: Annotations, output: Path, image_prefix: 
     write_list(output, ((image_prefix + record.name, record.boxes) for record in records))
     boxes = sum(len(record.boxes) for record in records)
     empty = sum(not len(record.boxes) for record in records)
-    print(f"wrote {output}: {len(records)} frames, {boxes} boxes, {empty} frames without a box")
+    crowds = sum(bool(annotation.get("iscrowd")) for annotation in annotations.coco["annotations"])
+    left_out = f"; left out {crowds} crowd regions, which a list cannot hold: they become background" if crowds else ""
+    print(f"wrote {output}: {len(records)} frames, {boxes} boxes, {empty} frames without a box{left_out}")
 
 
 def main(config: Config) -> None:
@@ -70,6 +72,8 @@ def main(config: Config) -> None:
         frames = (record.path for record in source.records if record.path.name == output.name)
         refuse_source(output, [*(found.source for found, _ in pairs), *frames])
     for source, output in pairs:
+        for note in source.notes:
+            print(f"note: {note}", file=sys.stderr)
         write_annotation_list(source, output, config.image_prefix)
 
 

@@ -11,9 +11,18 @@ if __package__ in (None, ""):
 
 from utils.annotations import load_annotations
 from utils.cli import Several, Unset, UserError, run_command
-from utils.comparison import RESULTS, detector_names, format_results, protocol_warnings, score_files, write_results
+from utils.comparison import (
+    RESULTS,
+    detector_names,
+    format_results,
+    protocol_warnings,
+    refuse_other_run,
+    score_files,
+    write_results,
+)
 from utils.converted import refuse_source
-from utils.evaluation_report import make_folder, read_json
+from utils.evaluation_report import make_folder
+from utils.json_files import read_json
 
 
 @dataclass
@@ -31,7 +40,7 @@ class Config:
     confidence: float = 0.5
     """Confidence of the operating point and of Pd and false alarms, 0 to 1."""
     max_detections: int = 100
-    """Detections scored in a frame, best first."""
+    """Detections of a frame and category scored by IoU, best first; Pd and false alarms, by centre, count all."""
     include_empty_frames: bool = False
     """Score the frames without annotations too (the published protocol skips them)."""
     resamples: int = 1000
@@ -55,11 +64,13 @@ def main(config: Config) -> None:
     if config.output is not None:
         for name in RESULTS:
             refuse_source(config.output / name, [config.gt, *config.detections])
+        refuse_other_run(config.output, config.detections)
         make_folder(config.output)
     scored = score_files(
         config.detections,
         config.names,
         read_ground_truth(config.gt),
+        of_list=config.gt.suffix.lower() != ".json",
         confidence=config.confidence,
         max_detections=config.max_detections,
         include_empty_frames=config.include_empty_frames,

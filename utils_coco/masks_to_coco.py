@@ -24,7 +24,7 @@ from tqdm import tqdm
 from utils.annotation_files import write_coco
 from utils.cli import UserError, run_command
 from utils.converted import CocoBuilder, refuse_source
-from utils.frames import is_image_name, natural_key, read_image_size, read_values
+from utils.frames import is_image_name, natural_key, read_image_size, read_values, refuse_twins
 
 Box = tuple[int, int, int, int]  # x, y, w, h
 
@@ -88,6 +88,7 @@ def _image_files(folder: Path) -> list[Path]:
     found = [Path(place, name) for place, _, names in walk for name in names if is_image_name(name)]
     if not found:
         raise UserError(f"{folder}: no image in this folder or below; check --data-root, --images and --masks")
+    refuse_twins(found)
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 
 

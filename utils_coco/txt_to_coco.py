@@ -44,7 +44,9 @@ def main(config: Config) -> None:
     known = config.data_root is not None
     root = config.data_root if config.data_root is not None else source.parent
     found = load_annotations(source, root, len(config.class_names) or None, check_files=known)
-    refuse_source(output, [source, *(record.path for record in found.records if record.path.name == output.name)])
+    folders = {record.path.parent for record in found.records}
+    frames = (record.path for record in found.records if record.path.name == output.name)
+    refuse_source(output, [source, *frames], folders if known else ())
     coco = found.coco
     for image in coco["images"]:
         image["file_name"] = _stripped(config, image["file_name"])
