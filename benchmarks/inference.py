@@ -89,6 +89,9 @@ def ways_of(model: SSTNet, frames: Tensor, config: Config) -> dict[str, Work]:
         contiguous = copy.deepcopy(folded).to(memory_format=torch.contiguous_format)
         ways["video, not channels_last"] = lambda: contiguous.forward_video(frames)
         ways["video, TF32"] = tf32(ways["video"])
+        # Autocast keeps no copies of weights that need no gradient: it converts them anew in every pass.
+        half, half_video = copy.deepcopy(folded).bfloat16(), video.bfloat16()
+        ways["video, weights in bf16"] = lambda: half.forward_video(half_video)
     if config.compile:
         ways["clip by clip, compiled"] = each_clip(torch.compile(folded))
         if frames.device.type == "cuda":

@@ -135,7 +135,8 @@ class TrainConfig:
     accumulate: int = 1
     """Parts that the clips of a step go through the network in, one after the other, to save memory."""
     sync_batchnorm: bool = False
-    """Batch statistics over all processes (GPUs only; a single process has the whole batch anyway)."""
+    """Batch statistics over all processes (GPUs only; a single process has the whole batch anyway). With --compile each
+    layer's statistics part what is compiled: slow to start, and little is gained."""
     rank_timeout: int = 600
     """Seconds that a process waits for the others before it gives up."""
     checkpoint_every: int = 250
