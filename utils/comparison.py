@@ -44,7 +44,7 @@ def score_files(
     """
     results = {name: read_results(path) for name, path in zip(detector_names(files, names), files, strict=True)}
     if of_list:
-        coco = _with_classes(coco, max(max(found.category_ids, default=1) for found in results.values()))
+        coco = _with_classes(coco, int(max(found.category_ids.max(initial=1) for found in results.values())))
     scored = {}
     for (name, found), path in zip(results.items(), files, strict=True):
         protocol, speed = recorded(path)
