@@ -62,7 +62,7 @@ weights: $(INSTALLED)
 		$(if $(START),--start $(START))
 
 test: $(INSTALLED)
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

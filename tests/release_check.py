@@ -28,7 +28,7 @@ Step = Literal["clean", "files", "links", "code", "commands", "lint", "run", "te
 MAX_FILE = 30 * 2**20  # bytes
 LEAST_DEMO = 0.80  # mAP50 of `make demo`
 CHEAP = ("--help", "benchmarks.counts")  # a command line with one of these words runs in seconds and needs no data
-TEST = ("-m", "pytest", "--numprocesses", "auto", "--maxprocesses", "8", "--dist", "worksteal")  # as `make test`
+TEST = ("-m", "pytest", "--numprocesses", "auto", "--maxprocesses", "4", "--dist", "worksteal")  # as `make test`
 AVAILABLE = re.compile(r"^Available versions: (.*)$", re.MULTILINE)  # what `pip index versions` says
 
 
