@@ -17,6 +17,7 @@ from utils.checkpoint import weights_or_default
 from utils.cli import Several, Unset, UserError, run_command
 from utils.clips import clip_places
 from utils.comparison import (
+    DETECTED_EMPTY,
     RESULTS,
     detector_names,
     format_results,
@@ -29,7 +30,7 @@ from utils.config import choose_device
 from utils.contrast import measure_contrasts
 from utils.converted import refuse_source
 from utils.detector import Detector
-from utils.evaluation import DETECTED_EMPTY, Scored, score
+from utils.evaluation import Scored, score
 from utils.evaluation_metrics import Evaluation
 from utils.evaluation_report import make_folder
 from utils.figures import FIGURES, save_figures

@@ -9,12 +9,13 @@ from typing import Any
 
 from utils.annotation_files import MAX_CLASSES, category_entries, list_categories
 from utils.cli import UserError, as_text
-from utils.evaluation import DETECTED_EMPTY, Scored, score
+from utils.evaluation import Scored, score
 from utils.evaluation_metrics import Evaluation
 from utils.evaluation_report import format_report, recorded, write_metrics
 from utils.json_files import write_json
 from utils.results_file import read_results
 
+DETECTED_EMPTY = "detected_empty_frames"  # in a protocol: whether frames without annotations were looked at
 COLUMNS = (
     "detector", "mAP50", "mAP50_low", "mAP50_high", "published_P", "published_R", "published_F1", "P", "R", "F1",
     "best_F1", "best_F1_confidence", "Pd", "false_alarms_per_frame", "Pd_at_0.1_per_frame",
@@ -48,6 +49,11 @@ def score_files(
     scored = {}
     for (name, found), path in zip(results.items(), files, strict=True):
         protocol, speed = recorded(path)
+        if options.get("include_empty_frames") and protocol.get(DETECTED_EMPTY) is False:
+            raise UserError(
+                f"{path}: frames without annotations were not looked at, as the metrics.json beside it says, so they "
+                "cannot be scored; detect anew with --include-empty-frames, or leave it out"
+            )
         protocol = {**protocol, "detections": str(path.resolve())}
         scored[name] = score(coco, found, **options, protocol=protocol, speed=speed, results_source=str(path))
     return scored
@@ -69,7 +75,7 @@ def refuse_other_run(folder: Path, files: Sequence[Path]) -> None:
 
 def protocol_warnings(runs: Mapping[str, Evaluation]) -> list[str]:
     """In what the protocols of the runs differ, as far as it is recorded; where it was not, that."""
-    own = ("weights", "detections", DETECTED_EMPTY)  # the first two name the detector, the last `score` looks at
+    own = ("weights", "detections", DETECTED_EMPTY)  # the first two name the detector, the last `score_files` looks at
     found, first = [], {}  # of each key the first run that recorded it
     for name, run in runs.items():
         for key, value in run.protocol.items():

@@ -30,7 +30,6 @@ from utils.evaluation_metrics import (
 )
 from utils.pd_fa import CENTRE_DISTANCE, CentreMatches, match_centres, pd_fa, pd_fa_curve
 
-DETECTED_EMPTY = "detected_empty_frames"  # in a protocol: whether frames without annotations were looked at
 CUT = 0.1  # lowest score of a file from which on it looks cut; the published protocol keeps all from 0.001 on
 
 
@@ -75,11 +74,6 @@ def score(
     """
     if not 0.0 <= confidence <= 1.0:
         raise UserError(f"confidence {confidence} is not between 0 and 1")
-    if include_empty_frames and (protocol or {}).get(DETECTED_EMPTY) is False:
-        raise UserError(
-            f"{results_source}: frames without annotations were not looked at, as the metrics.json beside it says, so "
-            "they cannot be scored; detect anew with --include-empty-frames, or leave it out"
-        )
     truth = parse_ground_truth(coco, truth_source)
     contrast = _contrast(coco, scr)
     detections = parse_results(results, truth, results_source)
