@@ -24,7 +24,8 @@ from tqdm import tqdm
 from utils.checkpoint import weights_or_default
 from utils.cli import Unset, UserError, run_command
 from utils.config import choose_device
-from utils.detector import Detections, Detector, coco_results, open_network
+from utils.detections import Detections, coco_results
+from utils.detector import Detector, open_network
 from utils.drawing import Annotator
 from utils.frames import Intensity, check_intensity
 from utils.json_files import write_json

@@ -15,7 +15,8 @@ from nets import SSTNet
 from utils.annotations import Annotations, FrameRecord
 from utils.cli import UserError
 from utils.clips import normalise_clips
-from utils.detector import Detections, Detector, coco_results, postprocess
+from utils.detections import Detections, coco_results, postprocess
+from utils.detector import Detector
 from utils.frames import read_frame
 from utils.letterbox import Letterbox
 

@@ -25,7 +25,8 @@ from utils.annotations import load_annotations
 from utils.checkpoint import DEFAULT_WEIGHTS, LoadedNetwork, checkpoint_of, load_network, save_weights
 from utils.cli import UserError, run_command
 from utils.clips import normalise_frames
-from utils.detector import Detections, Detector, cell_boxes, open_network, postprocess
+from utils.detections import Detections, cell_boxes, postprocess
+from utils.detector import Detector, open_network
 from utils.onnx_network import Form, OnnxNetwork, Suppression
 from utils.speed import measure_speed, speed_sample
 from utils.synthetic_dataset import write_dataset

@@ -7,7 +7,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from utils.detector import Detections
+from utils.detections import Detections
 from utils.evaluation import score
 from utils.overlay import Truth, judge
 from utils.video import open_source

@@ -8,7 +8,8 @@ import torch
 
 from nets import SSTNet, YOLOXLoss
 from tests.reference_weights import made_input, manifest_weights, record, stack_weights
-from utils.checkpoint import load_weights, rename_weights
+from utils.checkpoint import load_weights
+from utils.weight_names import rename_weights
 
 RELEASES = {"released": (1, 1), "early": (2, 2)}  # slices, layers
 LEARNING_RATE, MOMENTUM, DECAY = 6.25e-4, 0.937, 5e-4

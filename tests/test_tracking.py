@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from utils.cli import UserError
-from utils.detector import Detections
+from utils.detections import Detections
 from utils.drawing import COLOURS, Annotator, Mark
 from utils.overlay import TRAIL, Trails
 from utils.track_score import TrackScore

@@ -24,7 +24,8 @@ from PIL import Image
 from nets import SSTNet
 from utils.checkpoint import save_weights
 from utils.cli import UserError, run_command
-from utils.detector import Detector, coco_results
+from utils.detections import coco_results
+from utils.detector import Detector
 from utils.frames import read_frame
 from utils.overlay import Truth
 from utils.prediction_files import OutputFolder

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby, islice
 from operator import itemgetter
@@ -19,23 +18,22 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, box_convert
 from tqdm import tqdm
 
 from nets import SSTNet, VideoStream, frames_together, inference_form
-from nets.yolox_head import decode_output
 from utils.annotations import Annotations
 from utils.checkpoint import LoadedNetwork, load_network
 from utils.cli import UserError
 from utils.clips import normalise_frames
-from utils.frames import Intensity, read_frame, read_image_size, sequence_frames, split_runs
+from utils.detections import Detections, coco_results, postprocess
+from utils.frame_blocks import plan_blocks, read_block_frame
+from utils.frames import Intensity
 from utils.letterbox import Letterbox, input_between
 from utils.onnx_network import OnnxNetwork
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-STRIDE = 8  # of the network's one output level
 READERS = 4  # threads that read and letterbox frames ahead of the network
 
 
@@ -47,64 +45,6 @@ class Stream(Protocol):
 
     def push(self, frames: Tensor) -> Tensor:
         """Frames (N, 3, H, W) -> head outputs (N, 5+K, H/8, W/8), or their decoded boxes (N, n, 6)."""
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What was found in one frame, best first, in pixels of the image itself."""
-
-    boxes: np.ndarray  # (n, 4) float32 x1, y1, x2, y2
-    scores: np.ndarray  # (n,) float32, objectness x class
-    classes: np.ndarray  # (n,) int64
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-
-def cell_boxes(output: Tensor) -> Tensor:
-    """Head output (B, 5+K, h, w) -> every cell's box (B, h*w, 6): x1, y1, x2, y2 in input pixels, score, class.
-
-    The published protocol: score = objectness x best class.
-    """
-    predictions = decode_output(output, STRIDE)  # (B, h*w, 5+K)
-    boxes = box_convert(predictions[..., :4], "cxcywh", "xyxy")
-    class_scores, classes = predictions[..., 5:].sigmoid().max(dim=-1)
-    scores = predictions[..., 4].sigmoid() * class_scores  # eq. 6.5
-    return torch.cat([boxes, scores.unsqueeze(-1), classes.unsqueeze(-1).to(boxes.dtype)], dim=-1)
-
-
-def postprocess(
-    output: Tensor, min_confidence: float = 0.001, nms: float = 0.65, max_detections: int = 100
-) -> list[Tensor]:
-    """Head output (B, 5+K, h, w), or its `cell_boxes` (B, N, 6), -> per image the rows (n, 6) to keep, best first.
-
-    The published protocol: a least score, then non-maximum suppression class by class.
-    """
-    rows = output if output.dim() == 3 else cell_boxes(output)
-    # exp(w) of a network that has not learned may overflow; such a box would poison the IoUs of all others.
-    candidates = (rows[..., 4] >= min_confidence) & rows[..., :4].isfinite().all(dim=-1)
-    results = []
-    # Image by image: one call for all would shift the boxes apart and round them, so that an image's result
-    # would depend on the batch it came in.
-    for image, found in zip(rows, candidates, strict=True):
-        kept = image[found]
-        results.append(kept[batched_nms(kept[:, :4], kept[:, 4], kept[:, 5].long(), nms)[:max_detections]])
-    return results
-
-
-def coco_results(detections: Detections, image_id: int, category_ids: tuple[int, ...]) -> list[dict]:
-    """Entries of a COCO results file: image_id, category_id, bbox [x, y, w, h] in image pixels, score."""
-    return [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[label],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }
-        for (x1, y1, x2, y2), score, label in zip(
-            detections.boxes.tolist(), detections.scores.tolist(), detections.classes.tolist(), strict=True
-        )
-    ]
 
 
 class KeyFrameStream:
@@ -120,41 +60,6 @@ class KeyFrameStream:
         """Frames (N, 3, H, W) -> (N, 5+K, H/8, W/8)."""
         features = self.model.extract(frames)  # (N, C, H/8, W/8)
         return self.model.detect([features] * self.model.num_frames)
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Consecutive frames of one run, all of them needed by annotated clips."""
-
-    paths: list[Path]
-    records: list[list[int]]  # for each frame the records that annotate it; none: only a later clip needs it
-    letterbox: Letterbox
-
-
-def plan_blocks(
-    annotations: Annotations, reach: int, letterbox_of: Callable[[tuple[int, int]], Letterbox]
-) -> Iterator[Block]:
-    """Split the frames that annotated clips span, `reach` before a key frame and itself, into consecutive blocks.
-
-    A block that starts inside a run starts with these predecessors of its first annotated frame, so its
-    annotated frames see the clips that they would see in the whole run. Nothing reaches across a run's end.
-    """
-    by_folder: dict[Path, dict[str, list[int]]] = {}
-    for index, record in enumerate(annotations.records):
-        by_folder.setdefault(record.path.parent, {}).setdefault(record.path.name, []).append(index)
-    for folder, annotated in by_folder.items():
-        runs = split_runs(sequence_frames(folder))
-        unknown = annotated.keys() - {path.name for run in runs for path in run}
-        if unknown:
-            raise UserError(f"{folder / min(unknown)}: not among the frames of its folder; mend {annotations.source}")
-        for run in runs:
-            records = [annotated.get(path.name, []) for path in run]
-            needed = np.zeros(len(run), dtype=bool)
-            for position in (k for k, owners in enumerate(records) if owners):
-                needed[max(position - reach, 0) : position + 1] = True
-            edges = np.flatnonzero(np.diff(needed, prepend=False, append=False))
-            for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-                yield Block(run[start:stop], records[start:stop], letterbox_of(read_image_size(run[start])))
 
 
 def open_network(weights: str | Path, device: str | torch.device = "cpu") -> LoadedNetwork:
@@ -282,7 +187,7 @@ class Detector:
         reach = 0 if self.repeat_key_frame else (self.model.num_frames - 1) * self.frame_interval
         blocks = plan_blocks(annotations, reach, self.letterbox)
         frames = ((block, position) for block in blocks for position in range(len(block.paths)))
-        inputs = _map_ahead(partial(_read_block_frame, intensity=self.intensity), frames, 2 * self.read_ahead)
+        inputs = _map_ahead(partial(read_block_frame, intensity=self.intensity), frames, 2 * self.read_ahead)
         network = self.network()
         for block, members in groupby(inputs, key=itemgetter(0)):
             network.reset()
@@ -340,20 +245,6 @@ def _fit_frame(numbered: tuple[int, np.ndarray], letterbox: Letterbox) -> np.nda
             "give frames of one size at a time"
         )
     return letterbox.image(frame)
-
-
-def _read_block_frame(member: tuple[Block, int], intensity: Intensity) -> tuple[Block, int, np.ndarray]:
-    """Read and letterbox one frame of a block."""
-    block, position = member
-    path = block.paths[position]
-    frame = read_frame(path, intensity)
-    if frame.shape != tuple(block.letterbox.image_size):
-        (height, width), (first_height, first_width) = frame.shape, block.letterbox.image_size
-        raise UserError(
-            f"{path}: {width} x {height}, but the frames before it are {first_width} x {first_height}; "
-            "keep one image size in a sequence folder"
-        )
-    return block, position, block.letterbox.image(frame)
 
 
 def _map_ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:

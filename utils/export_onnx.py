@@ -20,7 +20,7 @@ from nets import SSTNet, VideoStream
 from utils.checkpoint import load_network
 from utils.cli import Unset, UserError, run_command
 from utils.clips import normalise_frames
-from utils.detector import cell_boxes, postprocess
+from utils.detections import cell_boxes, postprocess
 from utils.evaluation_report import make_folder
 from utils.onnx_graph import build_graphs
 from utils.onnx_network import Form, OnnxNetwork, Suppression, extra

@@ -19,7 +19,7 @@ from nets import SSTNet, StreamingForm, inference_form
 from utils.checkpoint import LoadedNetwork
 from utils.cli import UserError
 from utils.clips import IMAGENET_MEAN, IMAGENET_STD
-from utils.detector import cell_boxes
+from utils.detections import cell_boxes
 from utils.onnx_network import Description, Form, Suppression, extra
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 OPSET = 18
 
-# `candidates` (batch, cells, 6) -> `detections` (batch, K, 6): utils.detector.postprocess in ONNX's own words.
+# `candidates` (batch, cells, 6) -> `detections` (batch, K, 6): utils.detections.postprocess in ONNX's own words.
 # What must not be a candidate gets a score of 0, which NonMaxSuppression drops as not above its threshold 0. It sees
 # the boxes as y, x pairs, which changes no IoU. A cell takes part in its own class alone, as in batched_nms. A box is
 # finite where it minus itself is 0. Rows that are left over are zeros.

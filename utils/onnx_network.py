@@ -30,7 +30,7 @@ REMEMBERED = ("intensity", "frame_scales", "confidence", "provenance")  # files 
 
 @dataclass(frozen=True)
 class Suppression:
-    """Non-maximum suppression inside a file; the protocol of `utils.detector.postprocess`."""
+    """Non-maximum suppression inside a file; the protocol of `utils.detections.postprocess`."""
 
     nms: float = 0.65
     min_confidence: float = 0.001

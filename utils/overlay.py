@@ -12,7 +12,7 @@ import numpy as np
 
 from utils.annotations import FrameRecord, load_annotations
 from utils.cli import UserError
-from utils.detector import Detections
+from utils.detections import Detections
 from utils.drawing import Mark
 from utils.evaluation_input import GroundTruth, Results, parse_ground_truth
 from utils.pd_fa import CentreMatches, match_centres

@@ -23,19 +23,13 @@ from tqdm import tqdm
 
 from nets import SSTNet
 from utils.annotations import load_annotations
-from utils.checkpoint import (
-    LoadedNetwork,
-    checkpoint_of,
-    load_network,
-    read_checkpoint,
-    refuse_folder,
-    save_atomically,
-)
+from utils.checkpoint import LoadedNetwork, checkpoint_of, load_network
 from utils.cli import Unset, UserError, run_command
 from utils.clips import ClipDataset, ClipSample, collate_clips, normalise_clips
 from utils.config import choose_device
 from utils.evaluation_report import make_folder
 from utils.run_state import recorded_run
+from utils.tensor_files import read_checkpoint, refuse_folder, save_atomically
 
 
 @dataclass

@@ -23,15 +23,7 @@ from torch import Tensor
 
 from nets import SSTNet
 from nets.yolox_head import decode_output
-from utils.checkpoint import (
-    LoadedNetwork,
-    checkpoint_of,
-    load_network,
-    load_weights,
-    read_checkpoint,
-    refuse_folder,
-    save_atomically,
-)
+from utils.checkpoint import LoadedNetwork, checkpoint_of, load_network, load_weights
 from utils.cli import Unset, UserError, run_command
 from utils.clips import normalise_frames
 from utils.config import TrainConfig
@@ -39,6 +31,7 @@ from utils.evaluation_report import make_folder
 from utils.run_state import recorded_run
 from utils.synthetic import make_sequence
 from utils.synthetic_presets import PRESETS
+from utils.tensor_files import read_checkpoint, refuse_folder, save_atomically
 
 LARGEST = 25_000_000  # bytes
 CONFIDENCE_TOLERANCE = 0.01  # by which a detection's confidence may change

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.checkpoint import DamagedFile, read_checkpoint, save_atomically
 from utils.cli import UserError
 from utils.json_files import read_json
+from utils.tensor_files import DamagedFile, read_checkpoint, save_atomically
 
 LAST, PREVIOUS = "last.pth", "previous.pth"
 # Settings that decide which clips the steps of an epoch see, and those that say nothing of the training itself.

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from utils.cli import UserError
-from utils.detector import Detections
+from utils.detections import Detections
 from utils.video import Frame
 
 SMOOTHING = 0.5  # share of the newest step in a track's velocity

@@ -1,6 +1,6 @@
 """Training: the recipe from data to checkpoints. Knows no data set; `TrainConfig` says everything.
 
-Its parts: training_setup.py (what it is made of), run_state.py (where a run is), checkpoint.py (files),
+Its parts: training_setup.py (what it is made of), run_state.py (where a run is), tensor_files.py (files),
 failures.py (messages), distributed.py (several processes), progress.py and runlog.py (what a person sees).
 """
 
@@ -19,7 +19,7 @@ import torch
 from nets import YOLOXLoss
 from utils import check_data
 from utils.check_rows import training_warnings
-from utils.checkpoint import checkpoint_of, save_atomically
+from utils.checkpoint import checkpoint_of
 from utils.cli import UserError
 from utils.clips import ClipBatch
 from utils.config import TrainConfig, read_class_names
@@ -44,6 +44,7 @@ from utils.run_state import (
 from utils.runlog import RunLog, make_run_dir
 from utils.schedule import Schedule, clamping, scaled_rates
 from utils.signals import Stopped, StopSignals, WorkerSignals
+from utils.tensor_files import save_atomically
 from utils.training_setup import batch_shape, build_loader, build_model, load_split
 from utils.training_step import TrainingStep
 from utils.validation import validate

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from nets import SSTNet, YOLOXLoss
 from utils.annotations import Annotations
 from utils.clips import to_targets
-from utils.detector import Detections, Detector, coco_results
+from utils.detections import Detections, coco_results
+from utils.detector import Detector
 from utils.distributed import Processes
 from utils.evaluation import evaluate
 from utils.frames import Intensity, natural_key
