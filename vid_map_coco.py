@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from utils.annotations import Annotations, load_annotations
+from utils.annotations import Annotations, is_list, load_annotations
 from utils.checkpoint import weights_or_default
 from utils.cli import Several, Unset, UserError, run_command
 from utils.clips import clip_places
@@ -35,8 +35,9 @@ from utils.evaluation_metrics import Evaluation
 from utils.evaluation_report import make_folder
 from utils.figures import FIGURES, save_figures
 from utils.frames import Intensity, check_intensity, read_image_size
-from utils.gallery import Gallery, choose_cases, save_page
+from utils.gallery import Case, Gallery, Strip, choose_cases, save_page
 from utils.json_files import write_json
+from utils.prediction_files import refuse_prediction
 from utils.published_curves import DATASETS, PublishedCurves, load_published_curves
 from utils.report import Section, save_report
 from utils.speed import measure_speed, speed_sample
@@ -177,6 +178,8 @@ def _check(config: Config) -> None:
         refuse_source(config.output / name, [_annotation_file(config), *config.detections])
     if config.detections:
         refuse_other_run(config.output, config.detections)
+    else:
+        refuse_prediction(config.output)
     make_folder(config.output)
 
 
@@ -204,7 +207,7 @@ def _score_files(config: Config) -> tuple[dict[str, Scored], Annotations, range,
     intensity = config.intensity or "full"
     path = _annotation_file(config)
     annotations = load_annotations(path, config.data_root, check_files=False, files_if_there=True)
-    options = {**_options(config, annotations, intensity), "of_list": path.suffix.lower() != ".json"}
+    options = {**_options(config, annotations, intensity), "of_list": is_list(path)}
     return score_files(config.detections, config.names, annotations.coco, **options), annotations, PLACES, intensity
 
 
@@ -231,13 +234,24 @@ def _gallery(
         own = "" if len(runs) == 1 else f"_{number}"
         whose = "" if len(runs) == 1 else f" of {name}"
         for title, cases in zip(("misses", "false_alarms"), choose_cases(scored, count), strict=True):
-            strips = [gallery.strip(case) for case in cases]
+            strips = list(filter(None, (_strip(gallery, case, bool(config.detections)) for case in cases)))
             heading = "Worst misses" if title == "misses" else "Most confident false alarms"
             sections.append(Section(heading + whose, strips))
             page = config.output / f"gallery_{title}{own}.png"
             if strips:
                 save_page(page, strips)
     return sections
+
+
+def _strip(gallery: Gallery, case: Case, needed: bool) -> Strip | None:
+    """A case drawn, or a warning: an evaluation that a network was run for is not given up for a frame beside one."""
+    try:
+        return gallery.strip(case)
+    except UserError as error:
+        if needed:
+            raise
+        print(f"warning: not in the gallery: {error}", file=sys.stderr)
+        return None
 
 
 def _annotation_file(config: Config) -> Path:
@@ -259,23 +273,14 @@ def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, Detect
         repeat_key_frame=config.repeat_key_frame,
         frame_interval=config.frame_interval,
     )
-    path, names = _annotation_file(config), detector.class_names
-    # A list cannot say how many classes there are; a JSON does.
-    classes_of_list = None if path.suffix.lower() == ".json" else len(names)
-    annotations = load_annotations(path, config.data_root, classes_of_list)
-    by_name = classes_of_list is None and set(names) <= set(annotations.class_names)
-    if classes_of_list is None and len(annotations.class_names) > 1 and not by_name:
-        theirs, ours = ", ".join(annotations.class_names), ", ".join(names)
-        print(f"warning: {path}: categories {theirs}, but the network's are {ours}: matched by order", file=sys.stderr)
+    path = _annotation_file(config)
+    annotations = load_annotations(path, config.data_root, len(detector.class_names) if is_list(path) else None)
     shown = annotations
     if not config.include_empty_frames:
         annotated = {annotation["image_id"] for annotation in annotations.coco["annotations"]}
         shown = replace(annotations, records=tuple(r for r in annotations.records if r.image_id in annotated))
     if any(path.parent.resolve() == config.output.resolve() for path in {r.path for r in shown.records}):
         raise UserError(f"{config.output}: holds annotated frames; give another --output")
-    if by_name:
-        ids = dict(zip(annotations.class_names, annotations.category_ids, strict=True))
-        shown = replace(shown, category_ids=tuple(ids[name] for name in names))
     results = detector.detect(shown)
     (config.output / "metrics.json").unlink(missing_ok=True)  # which would lend older protocol to these detections
     write_json(config.output / "detections.json", results, indent=None)  # now: what follows may fail

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Literal
 
@@ -114,12 +114,14 @@ def main(config: Config) -> None:
     source.intensity = detector.intensity  # the weights may decide
     say_if_large(source.size, detector)
     truth = Truth(config.annotations, source, detector.class_names) if config.annotations else None
+    shown = islice(source, config.max_frames)
+    shown = chain(list(islice(shown, 1)), shown)  # the first is read before anything of an earlier run is written over
     counts: Counter[str] = Counter()
     score = TrackScore()
     save = config.save or ("frames" if isinstance(source, ImageSource) and source.total == 1 else "video")
     with terminated_in_order(), OutputFolder(config.output, source, save, config.track, config.annotations) as folder:
         try:
-            frames = detect_frames(islice(source, config.max_frames), detector)
+            frames = detect_frames(shown, detector)
             tracked = track_frames(frames, settings) if config.track else ((*entry, None) for entry in frames)
             total = min(filter(None, (source.total, config.max_frames)), default=None)
             tracked = tqdm(tracked, total=total, desc="predict", unit="frame", disable=None)
@@ -127,9 +129,12 @@ def main(config: Config) -> None:
         finally:  # also after Ctrl-C: what was found so far is there
             if score.frames:
                 write_json(config.output / TRACK_METRICS, asdict(score.metrics()))
-            print(_summary(counts, score, config.output))
+            if counts:
+                print(_summary(counts, score, config.output))
     if config.track and truth and not truth.tells_tracks:
         print("note: the annotations do not tell tracks apart: no track_metrics.json", file=sys.stderr)
+    for path in folder.older:
+        print(f"note: {path} is of an earlier run", file=sys.stderr)
     if source.complaint:
         print(f"warning: {source.complaint}", file=sys.stderr)
 

@@ -25,7 +25,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Print the tables."""
-    check_sizes(config.input_size, rounds=1)
+    check_sizes(config.input_size, least=2, num_frames=config.num_frames)
     size, num_frames = (64, 64) if config.quick else config.input_size, config.num_frames
     model = network(num_frames)
     columns = [count_as_written(model, size), count_clip(model, size), count_video_frame(model, size)]

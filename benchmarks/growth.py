@@ -44,7 +44,7 @@ class Table(NamedTuple):
 
 def main(config: Config) -> None:
     """Time the tables one after another and print them."""
-    check_sizes(config.input_size, config.rounds)
+    check_sizes(config.input_size, width=config.width, rounds=config.rounds)
     if config.quick:
         config.input_size, config.rounds, config.width = (64, 64), 2, 0.125
     torch.manual_seed(0)

@@ -79,7 +79,7 @@ def ways_of(model: SSTNet, frames: Tensor, config: Config) -> dict[str, Work]:
         return run
 
     ways = {
-        "clip by clip, BatchNorm": each_clip(model),
+        "clip by clip, as trained": each_clip(model),
         "clip by clip": each_clip(folded),
         "video": lambda: folded.forward_video(video),
         "video, all frames at once": lambda: folded.forward_video(video, chunk=len(video)),
@@ -117,7 +117,7 @@ def onnx_ways(model: SSTNet, frames: Tensor) -> dict[str, Work]:
 
 def main(config: Config) -> None:
     """Time all ways and print them."""
-    check_sizes(config.input_size, config.rounds)
+    check_sizes(config.input_size, width=config.width, rounds=config.rounds, frames=config.frames)
     if config.quick:
         config.input_size, config.rounds, config.width = (64, 64), 2, 0.125
     device = chosen_device(config.device)
@@ -148,7 +148,7 @@ def main(config: Config) -> None:
         if name in memory:
             print(f"{'':26} {memory[name]:.0f} MiB at most")
     for slow, fast in (
-        ("clip by clip, BatchNorm", "clip by clip"),
+        ("clip by clip, as trained", "clip by clip"),
         ("clip by clip", "video"),
         ("video, all frames at once", "video"),
         ("video", "video, bf16"),

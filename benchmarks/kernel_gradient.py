@@ -61,7 +61,7 @@ CONVOLUTIONS = (
 
 def main(config: Config) -> None:
     """Measure and print."""
-    check_sizes(config.input_size, config.rounds)
+    check_sizes(config.input_size, rounds=config.rounds, batch_size=config.batch_size)
     if config.quick:
         config.input_size, config.rounds, config.presets = (64, 64), 2, config.presets[:1]
     keep_freed_memory()

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from benchmarks.timing import Times, ratios
+from benchmarks.timing import Times, check_sizes, ratios
 from utils.annotations import Annotations, load_annotations
 from utils.augment import Augmentation, EpochSampler, TrainingClips, clips_of_epoch
-from utils.cli import Unset, run_command
+from utils.cli import Unset, UserError, run_command
 from utils.clips import ClipDataset, collate_clips
 from utils.frame_cache import open_cache
 
@@ -101,6 +101,11 @@ def measure(annotations: Annotations, config: Config, root: Path) -> dict[str, l
 
 def main(config: Config) -> None:
     """Time all caches and print them."""
+    counts = {"sequences": config.sequences, "frames": config.frames, "cache_mb": config.cache_mb}
+    check_sizes(config.input_size, **counts)
+    check_sizes(config.input_size, least=2, epochs=config.epochs)  # the first fills the caches
+    if config.folder and not config.folder.is_dir():
+        raise UserError(f"{config.folder}: no such folder; --folder takes one for temporary files")
     if config.quick:
         config.sequences, config.frames, config.epochs, config.epoch_share = 2, 8, 2, 1.0
     with ExitStack() as stack:

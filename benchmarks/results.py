@@ -59,18 +59,25 @@ def read_result(path: Path) -> dict[str, Any] | None:
     return read_json(path, "result") if path.is_file() else None
 
 
-def fill(page: str, tables: Mapping[str, str], source: str) -> str:
-    """A page with its tables written anew; `UserError` where page and tables do not have the same names."""
+def fill(page: str, tables: Mapping[str, str | None], source: str) -> str:
+    """A page with its tables written anew, but for those of None, which stay; `UserError` where page and tables do not
+    have the same names."""
     names = [match["name"] for match in TABLE.finditer(page)]
     if sorted(names) != sorted(tables):
         raise UserError(
             f"{source}: has marks of the tables {', '.join(names) or 'none'}, and there are {', '.join(tables)}; "
             "write <!-- table: NAME --> and <!-- end --> for each once"
         )
-    return TABLE.sub(lambda match: f"{match['start']}{tables[match['name']]}\n{match['end']}", page)
 
 
-def fill_file(path: Path, tables: Mapping[str, str]) -> None:
+    def anew(match: re.Match) -> str:
+        table = tables[match["name"]]
+        return match[0] if table is None else f"{match['start']}{table}\n{match['end']}"
+
+    return TABLE.sub(anew, page)
+
+
+def fill_file(path: Path, tables: Mapping[str, str | None]) -> None:
     """Write the tables of a page anew."""
     try:
         page = path.read_text(encoding="utf-8")

@@ -34,13 +34,17 @@ CLASSICAL = {  # result file -> its name in the table
 Seeds = dict[int, Mapping[str, Any]]  # seed -> result
 
 
-def study_tables(folder: Path, classical: Path = RESULTS / "classical") -> dict[str, str]:
-    """The tables of the page by their names."""
+def study_tables(folder: Path, classical: Path = RESULTS / "classical") -> dict[str, str | None]:
+    """The tables of the page by their names; None for one that the folder has no results of."""
+
+    def rows(name: str, by: str) -> str | None:
+        return row_table(read_rows(folder / name), by) if (folder / name).is_dir() else None
+
     return {
-        "hard": row_table(read_rows(folder / "hard"), by="contrast"),
-        "hard-recalibrated": row_table(read_rows(folder / "hard_recalibrated"), by="contrast"),
-        "daub": row_table(read_rows(folder / "daub"), by="sequence"),
-        "daub-recalibrated": row_table(read_rows(folder / "daub_recalibrated"), by="sequence"),
+        "hard": rows("hard", by="contrast"),
+        "hard-recalibrated": rows("hard_recalibrated", by="contrast"),
+        "daub": rows("daub", by="sequence"),
+        "daub-recalibrated": rows("daub_recalibrated", by="sequence"),
         "classical-test": classical_table(classical, "daub_test"),
         "classical-train": classical_table(classical, "daub_train"),
     }

@@ -77,11 +77,14 @@ def tensor_cores(on: bool) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def check_sizes(input_size: tuple[int, int], rounds: int) -> None:
-    """`UserError` where the network takes no such input, or nothing would be timed."""
+def check_sizes(input_size: tuple[int, int], least: int = 1, width: float = 1.0, **counts: int) -> None:
+    """`UserError` where the network takes no such input or width, or of the flags `counts` one is below `least`."""
     check_input_size(input_size)
-    if rounds < 1:
-        raise UserError(f"--rounds {rounds}: must be 1 or more")
+    if not 1 / 64 <= width <= 10:
+        raise UserError(f"--width {width}: must be 1/64 (one channel in the stem) to 10")
+    for name, value in counts.items():
+        if value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
 
 
 def chosen_device(name: str) -> torch.device:

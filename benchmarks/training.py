@@ -155,7 +155,7 @@ def _peak_kib() -> float:
 
 def main(config: Config) -> None:
     """Measure all forms and print them."""
-    check_sizes(config.input_size, config.rounds)
+    check_sizes(config.input_size, width=config.width, rounds=config.rounds, batch_size=config.batch_size)
     if config.quick:
         config.input_size, config.rounds, config.width, config.presets = (64, 64), 2, 0.125, ("released",)
     device = chosen_device(config.device)

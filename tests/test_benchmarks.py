@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from benchmarks import counts, growth, inference, kernel_gradient, loading, training
 from benchmarks.timing import Times, interleave, ratios
 from nets import SSTNet
+from utils.cli import UserError
 
 
 def test_ways_take_turns():
@@ -32,6 +34,24 @@ def test_clips_of_a_video_are_those_the_stream_sees():
     frames = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(model(inference.clips_of(frames, 5)), model.forward_video(frames))
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "message"),
+    [
+        (inference, {"frames": 0}, "--frames 0: must be 1 or more"),
+        (inference, {"rounds": 0}, "--rounds 0: must be 1 or more"),
+        (training, {"batch_size": 0}, "--batch-size 0: must be 1 or more"),
+        (loading, {"epochs": 1}, "--epochs 1: must be 2 or more"),
+        (loading, {"folder": Path("nowhere")}, "nowhere: no such folder"),
+        (kernel_gradient, {"input_size": (60, 64)}, "--input-size 60 64: both sides must be multiples of 32"),
+        (counts, {"num_frames": 1}, "--num-frames 1: must be 2 or more"),
+        (growth, {"width": 0.001}, "--width 0.001: must be 1/64"),
+    ],
+)
+def test_what_cannot_be_timed_is_said_first(module, flags, message):
+    with pytest.raises(UserError, match=message):
+        module.main(module.Config(**flags))
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,27 @@ def test_weights_alone_are_enough_for_several_classes(tmp_path):
     assert load_network(tmp_path / "bare.pth").class_names == ("class 0", "class 1")
 
 
+@pytest.mark.parametrize("change", [{"num_slices": 0, "num_layers": 0}, {"gate": False}], ids=["no branch", "no gate"])
+def test_weights_alone_tell_what_the_network_lacks(change, tmp_path):
+    model = SSTNet(**{**SMALL, **change})
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    loaded = load_network(tmp_path / "bare.pth").model
+    assert change.items() <= loaded.architecture.items()
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    model = SSTNet(**SMALL)
+    model.head.stems[0].conv.weight.data[0, 0, 0, 0] = float("nan")
+    save_weights(tmp_path / "bad.pth", model, ("drone", "bird"), (64, 64))
+    with pytest.raises(UserError, match="bad.pth: has values that are not finite, the first in head.stems"):
+        load_network(tmp_path / "bad.pth")
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"architecture": {"num_frames": 1}}, {"architecture": {"speed": 9}}, {"input_size": None}, {"class_names": ["a"]}],
+    [{"architecture": {"num_frames": 1}}, {"architecture": {"speed": 9}}, {"input_size": None}, {"class_names": ["a"]},
+     {"input_size": [60, 64]}, {"input_size": [float("inf"), 64]}],
 )
 def test_description_that_cannot_be(change, tmp_path):
     torch.save(checkpoint_of(SSTNet(**SMALL), ("drone", "bird"), (64, 64)) | change, tmp_path / "own.pth")
@@ -122,10 +140,11 @@ def test_files_that_are_no_weights(tmp_path, capsys):
     with pytest.raises(UserError, match="zipped_code"):
         load_network(tmp_path / "zipped_code")
     assert "must never run" not in capsys.readouterr().out
-    save_weights(tmp_path / "cut.pth", SSTNet(**SMALL), ("target",), (64, 64))
+    save_weights(tmp_path / "cut.pth", SSTNet(**SMALL), ("drone", "bird"), (64, 64))
+    load_network(tmp_path / "cut.pth")
     whole = (tmp_path / "cut.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="cut.pth"):
+    with pytest.raises(UserError, match="cut.pth: not a weight file"):
         load_network(tmp_path / "cut.pth")
     with pytest.raises(UserError, match="no such file"):
         load_network(tmp_path / "nowhere.pth")
@@ -135,7 +154,7 @@ def test_weights_of_another_network(tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
     with pytest.raises(UserError, match="another network"):
         load_network(tmp_path / "linear.pth")
-    torch.save({"epoch": 3}, tmp_path / "nothing.pth")
+    torch.save({"epoch": 3, 5: torch.zeros(1)}, tmp_path / "nothing.pth")
     with pytest.raises(UserError, match="holds no tensors"):
         load_network(tmp_path / "nothing.pth")
 

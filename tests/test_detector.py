@@ -85,10 +85,14 @@ def test_postprocess_keeps_the_best_of_each_class_and_no_more_than_asked():
     assert postprocess(output, 0.4, 0.9, max_detections=2)[0][:, 4].min() > 0.99
 
 
-def test_a_box_too_large_for_float32_hides_no_other():
-    output = torch.zeros(1, 6, 4, 4)
-    output[0, 2, 0, 0] = 1000.0
-    assert len(postprocess(output, 0.1)[0]) == 15
+@pytest.mark.parametrize("size", [1000.0, 16.0], ids=["infinite", "huge"])
+def test_a_box_too_large_hides_no_other_nor_keeps_two_of_one(size):
+    """With classes, which batched_nms keeps apart by the largest coordinate."""
+    output = torch.zeros(1, 7, 4, 4)
+    output[0, 6] = 1.0  # class 1
+    output[0, 2, 0, 0], output[0, 5, 0, 0] = size, 2.0  # but for this one
+    output[0, 0, 1, 2] = -0.9  # a box moved nearly onto its neighbour
+    assert len(postprocess(output, 0.1)[0]) == 14
 
 
 @pytest.fixture(scope="module")

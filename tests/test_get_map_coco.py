@@ -238,10 +238,15 @@ def test_a_run_scored_again_into_its_folder_keeps_protocol_and_speed(files, own_
 
 
 def test_another_file_does_not_take_the_place_of_a_run(files, own_run, capsys):
-    before = (own_run / "metrics.json").read_bytes()
-    files["output"] = own_run
+    """Nor after the run was scored anew and its folder moved."""
+    assert run(files | {"detections": own_run / "detections.json", "output": own_run}) == 0
+    moved = own_run.rename(own_run.with_name("moved"))
+    before = (moved / "metrics.json").read_bytes()
+    files["output"] = moved
     assert "holds the evaluation of w.pth" in error_line(files, capsys)
-    assert (own_run / "metrics.json").read_bytes() == before
+    assert (moved / "metrics.json").read_bytes() == before
+    files |= {"detections": moved / "detections.json"}
+    assert "were not looked at" in error_line(files, capsys, "--include-empty-frames")
 
 
 def test_detections_of_a_class_that_the_list_does_not_use(files):

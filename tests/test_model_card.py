@@ -97,6 +97,7 @@ def test_pages_and_tables_must_agree():
     page = "a\n<!-- table: one -->\nold\n<!-- end -->\nb\n"
     new = table(("x", "y"), [("k", 1)])
     assert fill(page, {"one": new}, "p.md") == f"a\n<!-- table: one -->\n{new}\n<!-- end -->\nb\n"
+    assert fill(page, {"one": None}, "p.md") == page  # no results to write it from
     assert new == "| x | y |\n| --- | ---: |\n| k | 1 |"
     for tables in ({}, {"one": "", "two": ""}):
         with pytest.raises(UserError, match=r"p\.md: has marks of the tables one"):

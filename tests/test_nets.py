@@ -44,9 +44,15 @@ def test_any_clip_length_size_and_number_of_classes(num_frames, size, num_classe
 
 
 def test_evaluation_never_runs_the_motion_branch():
-    model = small().eval()
-    model.motion_branch = None
-    assert model(torch.randn(1, 3, 5, 32, 32)).shape == (1, 6, 4, 4)
+    class Refusal(torch.nn.Module):
+        def forward(self, *_: object, **__: object) -> None:
+            raise AssertionError("the motion branch ran")
+
+    model = small()
+    model.motion_branch = Refusal()
+    assert model.eval()(torch.randn(1, 3, 5, 32, 32)).shape == (1, 6, 4, 4)
+    with pytest.raises(AssertionError, match="the motion branch ran"):
+        model.train()(torch.randn(2, 3, 5, 32, 32))
 
 
 def test_motion_loss_reaches_both_sides():

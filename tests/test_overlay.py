@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from utils.detections import Detections
@@ -32,6 +33,24 @@ def test_track_numbers_may_begin_anew_in_every_sequence(tmp_path):
     truth = Truth(tmp_path / "boxes.json", open_source(str(tmp_path / "*" / "1.png")), ("target",))
     found = [truth.tracks(truth.find(tmp_path / folder / "1.png"), 0).tolist() for folder in "ab"]
     assert found == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize(("names", "warns", "kinds"), [
+    (("bird", "drone"), False, ["hit", "false alarm", "miss"]),
+    (("heron", "drone"), True, ["false alarm", "false alarm", "miss", "miss"]),  # which is the JSON's second
+])  # fmt: skip
+def test_categories_are_matched_by_name_or_else_told(tmp_path, capsys, names, warns, kinds):
+    """A network's drone on a box of the JSON's drone, which stands first there, and on one of a class it has not."""
+    Image.fromarray(np.zeros((96, 96), np.uint8)).save(tmp_path / "1.png")
+    boxes = [{"id": n, "image_id": 1, "category_id": n, "bbox": [20 * n, 20, 8, 8]} for n in (1, 3)]
+    categories = [{"id": n, "name": name} for n, name in enumerate(("drone", "bird", "plane"), start=1)]
+    coco = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": boxes, "categories": categories}
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    truth = Truth(tmp_path / "boxes.json", open_source(tmp_path / "1.png"), names)
+    assert ("matched by order" in capsys.readouterr().err) == warns
+    found = Detections(np.array([[20, 20, 28, 28], [60, 20, 68, 28]], np.float32), np.full(2, 0.9), np.array([1, 1]))
+    marks = judge(found, truth.targets(truth.find(tmp_path / "1.png")), names)
+    assert [mark.kind for mark in marks] == kinds
 
 
 def test_a_frame_is_judged_as_the_evaluation_counts(tmp_path):

@@ -69,7 +69,7 @@ def test_reach_grows_with_the_frames_without_detection():
     assert numbers([*steps, [(35, 20)]]) == [[1], [1], [], [], [], [2]]
 
 
-@pytest.mark.parametrize("error", [UserError("7.png: cut"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [UserError("7.png: cut"), KeyboardInterrupt(), SystemExit(143)])
 def test_what_waits_when_the_frames_break_off_is_not_lost(error):
     def broken() -> Iterator[tuple[Frame, Detections]]:
         yield from sequence([[(10, 20)], [(10, 20), (60, 60)], [(10, 20)]])

@@ -248,6 +248,32 @@ def test_activation_memory_is_what_a_forward_pass_keeps(slices, layers, data_roo
     assert activation_bytes(model, (2, 3, 2, 64, 96)) == pytest.approx(measured, rel=0.02)
 
 
+@pytest.mark.parametrize("recompute", ["extractor", "motion"])
+def test_activation_memory_has_the_largest_piece_that_is_computed_again(recompute, data_root, tmp_path):
+    """By a real forward pass, and another of each piece alone on the sizes that it sees."""
+    model = tiny(data_root, tmp_path, num_slices=2, num_layers=1, recompute=recompute).model.train()
+    clips = torch.randn(2, 3, 2, 64, 96)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def kept_by(work) -> int:
+        kept: list[torch.Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda t: t):
+            work()
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+        return sum(size for pointer, size in storages.items() if pointer not in own)
+
+    calls = []
+    pieces = [model.extractor] if recompute == "extractor" else list(model.motion_branch.stack.nodes)
+    hooks = [piece.register_forward_pre_hook(lambda piece, inputs: calls.append((piece, inputs))) for piece in pieces]
+    outside = kept_by(lambda: model(clips))
+    for hook in hooks:
+        hook.remove()
+    largest = max(kept_by(lambda piece=piece, inputs=inputs: piece(*inputs)) for piece, inputs in calls)
+    assert activation_bytes(model, tuple(clips.shape)) == pytest.approx(outside + largest, rel=0.1)
+    model.recompute = frozenset()
+    assert activation_bytes(model, tuple(clips.shape)) > outside + largest
+
+
 def test_settings_of_reliability_that_cannot_be(data_root, tmp_path):
     lowest = {"accumulate": 1, "rank_timeout": 1, "checkpoint_every": 0, "skip_nonfinite": 0, "clip_grad": 0}
     for name, value in ((name, number - 1) for name, number in lowest.items()):

@@ -253,6 +253,17 @@ def test_pretrained_weights_are_reported_and_not_needed_again(data_root, tmp_pat
     assert status == 0 and error == "" and "epoch 2/2" in out
 
 
+def test_clips_of_another_kind_than_the_start_had_are_told(data_root, tmp_path, finished, capsys):
+    content = read_weights(finished / "best.pth")
+    content["intensity"], content["architecture"]["frame_interval"] = [0, 16383], 3
+    torch.save(content, tmp_path / "start.pth")
+    settings = {"pretrained": tmp_path / "start.pth", "epochs": 1, "epoch_share": 0.3}
+    status, out, _ = run(capsys, flags(data_root, tmp_path / "run", **settings))
+    note = f"note: {tmp_path / 'start.pth'}: trained with"
+    assert status == 0 and f"{note} --intensity 0 16383, this run has full" in out
+    assert f"{note} --frame-interval 3, this run has 1" in out
+
+
 def test_loss_that_is_no_number_stops_the_run(data_root, tmp_path, finished, capsys):
     content = read_weights(finished / "best.pth")
     content["model"]["head.obj_preds.0.bias"].fill_(3e38)  # whose sum over the cells is beyond float32

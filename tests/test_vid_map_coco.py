@@ -18,6 +18,8 @@ from tests.evaluation_cases import ClosedPipe, detection
 from utils.checkpoint import save_weights
 from utils.cli import run_command
 from utils.detector import Detector
+from utils.prediction_files import OutputFolder
+from utils.video import open_source
 from vid_map_coco import Config, main, time_frames
 
 FIGURES = ("pr_curve", "pd_fa_curve", "ap_by_sequence", "confidence")
@@ -271,6 +273,30 @@ def test_annotations_are_not_written_over(data_root, weights, tmp_path, capsys, 
     before = annotations.read_bytes()
     assert run("--weights", weights, "--data-root", data_root, "--annotations", annotations, "--output", tmp_path) == 2
     assert f"{annotations}: is a source" in capsys.readouterr().err and annotations.read_bytes() == before
+
+
+def test_a_prediction_is_not_written_over(data_root, weights, tmp_path, capsys):
+    Image.new("L", (64, 64)).save(tmp_path / "1.png")
+    with OutputFolder(tmp_path / "out", open_source(tmp_path / "1.png"), "frames"):
+        pass
+    assert run("--weights", weights, "--data-root", data_root, "--output", tmp_path / "out", *FAST) == 2
+    assert "out: holds what vid_predict.py wrote" in capsys.readouterr().err
+    assert read(tmp_path / "out", "detections.json") == []
+
+
+def test_a_damaged_frame_beside_a_failure_costs_its_picture_alone(data_root, weights, tmp_path, capsys):
+    """A repeated key frame needs no other; the gallery shows the whole clip."""
+    root, out = tmp_path / "set", tmp_path / "out"
+    shutil.copytree(data_root, root)
+    (root / "images" / "test" / "data1" / f"{FRAMES - 2}.bmp").write_bytes(b"BM")
+    truth = root / "annotations" / "instances_test2017.json"
+    coco = json.loads(truth.read_text())
+    coco["images"] = [image for image in coco["images"] if image["id"] in (1, FRAMES)]
+    coco["annotations"] = [{**box, "image_id": FRAMES} if box["id"] == 2 else box for box in coco["annotations"][:2]]
+    truth.write_text(json.dumps(coco))
+    common = ("--weights", weights, "--data-root", root, "--output", out, "--repeat-key-frame", "--speed-frames", "0")
+    assert run(*common) == 0
+    assert "warning: not in the gallery: " in capsys.readouterr().err and (out / "report.html").is_file()
 
 
 def test_nothing_is_written_among_annotated_frames(data_root, weights, capsys):

@@ -368,6 +368,29 @@ def test_a_truncated_frame_stops_with_what_came_before(weights, clip, tmp_path, 
     assert isinstance(read_results(output), list)
 
 
+def test_a_source_that_cannot_be_read_costs_no_earlier_results(weights, clip, tmp_path, capfd):
+    output, source = tmp_path / "out", tmp_path / "7.png"
+    assert predict("--weights", weights, "--source", clip, "--output", output, "--save", "both") == 0
+    before = {path: path.read_bytes() for path in output.rglob("*.*")}
+    source.write_bytes((clip / "7.png").read_bytes()[:2000])
+    flags = ("--weights", weights, "--output", output, "--save", "both")
+    capfd.readouterr()
+    assert predict(*flags, "--source", source) == 2
+    assert predict(*flags, "--source", clip, "--fps", 1e9) == 2  # which MPEG-4 does not know
+    said = capfd.readouterr()
+    assert said.out == "" and "7.png: truncated or broken image" in said.err
+    assert len(before) > 20 and {path: path.read_bytes() for path in output.rglob("*.*")} == before
+
+
+def test_pictures_of_an_earlier_run_are_told(weights, clip, tmp_path, capsys):
+    common = ("--weights", weights, "--output", tmp_path, "--source", clip / "3.png", "--save")
+    assert predict(*common, "both") == 0 and capsys.readouterr().err == ""
+    assert predict(*common, "video") == 0
+    assert capsys.readouterr().err == f"note: {tmp_path / 'frames'} is of an earlier run\n"
+    assert predict(*common, "frames") == 0
+    assert capsys.readouterr().err == f"note: {tmp_path / 'detections.mp4'} is of an earlier run\n"
+
+
 def test_what_is_read_is_not_written_over(weights, clip, tmp_path, capsys):
     source, out = tmp_path / "video.mp4", tmp_path / "out"
     shutil.copy(VIDEO, source)

@@ -80,16 +80,27 @@ def test_a_video_is_read_frame_by_frame():
     assert len(list(source)) == 325  # a source can be read again
 
 
-def test_sixteen_bit_video_follows_the_rule_of_sixteen_bit_images(tmp_path):
-    path = tmp_path / "grey16.mkv"
-    values = (np.arange(48 * 64).reshape(48, 64) * 21).astype(np.uint16)
+def write_grey16(path: Path, codec: str, values: np.ndarray) -> None:
+    """Three frames of 16-bit grey values (48, 64)."""
     settings = [cv2.VIDEOWRITER_PROP_DEPTH, cv2.CV_16U, cv2.VIDEOWRITER_PROP_IS_COLOR, 0]
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"FFV1"), 25.0, (64, 48), settings)
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 25.0, (64, 48), settings)
     if not writer.isOpened():
         pytest.skip("this OpenCV writes no 16-bit video")
     for _ in range(3):
         writer.write(values)
     writer.release()
+
+
+def test_sixteen_bit_video_that_opencv_cuts_to_eight_is_refused(tmp_path):
+    write_grey16(tmp_path / "grey16.mov", "png ", np.zeros((48, 64), np.uint16))  # big-endian
+    with pytest.raises(UserError, match=r"grey16.mov: .* convert it to FFV1"):
+        open_source(tmp_path / "grey16.mov")
+
+
+def test_sixteen_bit_video_follows_the_rule_of_sixteen_bit_images(tmp_path):
+    path = tmp_path / "grey16.mkv"
+    values = (np.arange(48 * 64).reshape(48, 64) * 21).astype(np.uint16)
+    write_grey16(path, "FFV1", values)
     frames = list(open_source(path))
     assert len(frames) == 3
     np.testing.assert_array_equal(frames[0].image, np.rint(values / 257).astype(np.uint8))

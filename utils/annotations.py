@@ -90,6 +90,31 @@ def load_annotations(
     return Annotations(inspection.source, records, class_names, category_ids, coco, tuple(inspection.notes))
 
 
+def is_list(path: Path) -> bool:
+    """Whether an annotation file is a list, which cannot say how many classes there are; a JSON does."""
+    return path.suffix.lower() != ".json"
+
+
+def match_categories(annotations: Annotations, class_names: tuple[str, ...]) -> tuple[tuple[int, ...], str | None]:
+    """The category id of each of a network's classes, and what to warn of, if anything.
+
+    By name, where a JSON has a category of each class's name, else in the order of both. `UserError` where there are
+    fewer categories than classes.
+    """
+    path, theirs = annotations.source, annotations.class_names
+    if len(class_names) > len(theirs):
+        raise UserError(
+            f"{path}: {len(theirs)} classes, but the network has {len(class_names)} ({', '.join(class_names)}); "
+            "give annotations naming them all"
+        )
+    if is_list(path) or not set(class_names) <= set(theirs):
+        several = len(theirs) > 1 and not is_list(path)
+        names = f"categories {', '.join(theirs)}, but the network's are {', '.join(class_names)}"
+        return annotations.category_ids, f"{path}: {names}: matched by order" if several else None
+    ids = dict(zip(theirs, annotations.category_ids, strict=True))
+    return tuple(ids[name] for name in class_names), None
+
+
 @dataclass
 class Inspection:
     """All that reading one annotation file finds: its rows, where their frames lie, and every fault."""

@@ -84,20 +84,21 @@ def weights_of(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    weights = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    weights = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not weights:
         raise UserError(f"{source}: holds no tensors; expected a state dict, or one under 'model' or 'state_dict'")
     return weights
 
 
-def load_weights(model: SSTNet, source: str | Path | Mapping[str, Any]) -> LoadReport:
+def load_weights(model: SSTNet, source: str | Path | Mapping[str, Any], name: str = "the state dict") -> LoadReport:
     """Copy into `model` every tensor whose name and shape fit; say what fitted and what did not.
 
-    source: a path or a state dict of the released checkpoints, the early release, Megvii's YOLOX or our own.
+    source: a path, or what is in such a file (then `name` says which, in messages): released checkpoints, the early
+    release, Megvii's YOLOX or our own.
     """
-    where = str(source) if isinstance(source, (str, Path)) else "the state dict"
-    content = read_checkpoint(source) if isinstance(source, (str, Path)) else source
-    renamed, ignored = rename_weights(weights_of(content, where))
+    if isinstance(source, (str, Path)):
+        source, name = read_checkpoint(source), str(source)
+    renamed, ignored = rename_weights(weights_of(source, name))
     report = LoadReport(ignored=ignored)
     own = model.state_dict()
     for name, tensor in renamed.items():
@@ -131,15 +132,26 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Loaded
         described = _describe(content, str(path))
         model = SSTNet(**described["architecture"])
         class_names, (height, width) = tuple(described["class_names"]), described["input_size"]
+        height, width = int(height), int(width)
         remembered = remembered_in(described)
+        if min(height, width) <= 0 or height % 32 or width % 32:
+            raise ValueError(f"input size {height} x {width}")
         if len(class_names) != model.num_classes:
             raise ValueError(f"{len(class_names)} class names for {model.num_classes} classes")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: weights of another network, or a damaged file ({error}); expected SSTNet's") from None
-    report = load_weights(model, content)
+    report = load_weights(model, content, str(path))
     if not report.complete:
         raise UserError(f"{path}: weights of another network: {report}")
-    return LoadedNetwork(model.to(device).eval(), class_names, (int(height), int(width)), **remembered)
+    refuse_not_finite(model, report, str(path))
+    return LoadedNetwork(model.to(device).eval(), class_names, (height, width), **remembered)
+
+
+def refuse_not_finite(model: SSTNet, report: LoadReport, name: str) -> None:
+    """`UserError` where a value that was loaded is not finite: nothing would be found with it, nor learned."""
+    values = model.state_dict()
+    if bad := [tensor for tensor in report.loaded if not values[tensor].isfinite().all()]:
+        raise UserError(f"{name}: has values that are not finite, the first in {bad[0]}; pass another weight file")
 
 
 def _intensity(value: Any) -> Intensity:

@@ -130,7 +130,13 @@ def comparison_rows(runs: Mapping[str, Evaluation]) -> list[dict[str, object]]:
 
 
 def write_results(runs: Mapping[str, Evaluation], folder: Path) -> Path:
-    """metrics.json of one run; of several comparison.json, metrics by name, and comparison.csv, a row each."""
+    """metrics.json of one run; of several comparison.json, metrics by name, and comparison.csv, a row each.
+
+    Detections in the same folder are recorded by their bare name: it holds where the folder moves.
+    """
+    for run in runs.values():
+        if Path(run.protocol.get("detections", "")).parent == folder.resolve():
+            run.protocol["detections"] = Path(run.protocol["detections"]).name
     if len(runs) == 1:
         return write_metrics(next(iter(runs.values())), folder)
     path = folder / "comparison.json"

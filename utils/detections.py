@@ -12,6 +12,7 @@ from torchvision.ops import batched_nms, box_convert
 from nets.yolox_head import decode_output
 
 STRIDE = 8  # of the network's one output level
+FARTHEST = 1e5  # input pixels from the corner: a box that goes farther is none
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ def postprocess(
     The published protocol: a least score, then non-maximum suppression class by class.
     """
     rows = output if output.dim() == 3 else cell_boxes(output)
-    # exp(w) of a network that has not learned may overflow; such a box would poison the IoUs of all others.
-    candidates = (rows[..., 4] >= min_confidence) & rows[..., :4].isfinite().all(dim=-1)
+    # exp(w) of a network that has not learned may overflow; such a box would poison the IoUs of all others, and one
+    # that is only huge the distances by which batched_nms keeps classes apart.
+    candidates = (rows[..., 4] >= min_confidence) & (rows[..., :4].abs() <= FARTHEST).all(dim=-1)
     results = []
     # Image by image: one call for all would shift the boxes apart and round them, so that an image's result
     # would depend on the batch it came in.

@@ -6,6 +6,7 @@ however many clips it is in.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nets import SSTNet, VideoStream, frames_together, inference_form
-from utils.annotations import Annotations
+from utils.annotations import Annotations, match_categories
 from utils.checkpoint import LoadedNetwork, load_network
 from utils.cli import UserError
 from utils.clips import normalise_frames
@@ -199,17 +200,15 @@ class Detector:
 
     def detect(self, annotations: Annotations, progress: bool = True) -> list[dict]:
         """COCO results of every annotated frame: image_id, category_id, bbox [x, y, w, h], score."""
-        if len(self.class_names) > len(annotations.category_ids):
-            raise UserError(
-                f"{annotations.source}: {len(annotations.category_ids)} classes, but the network has "
-                f"{len(self.class_names)} ({', '.join(self.class_names)}); give annotations naming them all"
-            )
+        category_ids, warning = match_categories(annotations, self.class_names)
+        if warning:
+            print(f"warning: {warning}", file=sys.stderr)
         results: list[dict] = []
         total = len(annotations.records)
         with tqdm(total=total, desc="detect", unit="frame", disable=None if progress else True) as bar:
             for index, output, letterbox in self.raw_outputs(annotations):
                 detections = self.to_detections(output[None], letterbox)[0]
-                results += coco_results(detections, annotations.records[index].image_id, annotations.category_ids)
+                results += coco_results(detections, annotations.records[index].image_id, category_ids)
                 bar.update()
         return results
 

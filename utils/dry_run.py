@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nets import SSTNet
 
@@ -71,22 +71,42 @@ def _memory(trainer: Trainer) -> list[str]:
 
 
 def activation_bytes(model: SSTNet, size: tuple[int, ...]) -> int:
-    """Bytes that a training forward pass on clips of `size` (B, 3, T, H, W) keeps for the backward pass, in float32.
+    """Bytes that training on clips of `size` (B, 3, T, H, W) holds for the backward pass at most, in float32: what the
+    forward pass keeps, and of what is computed again (`SSTNet.recompute`) the largest piece.
 
     Runs on PyTorch's meta device: shapes alone, no numbers. Parameters are not counted.
     """
     ghost = copy.deepcopy(model).to("meta").train()
+    kept = _bytes_kept(ghost, size)[0]
+    nodes = ghost.motion_branch.stack.nodes if "motion" in ghost.recompute and ghost.motion_branch else ()
+    pieces = [*([ghost.extractor] if "extractor" in ghost.recompute else ()), *nodes]
+    if not pieces:
+        return kept
+    ghost.recompute = frozenset()
+    return kept + max(_bytes_kept(ghost, size, pieces)[1])
+
+
+def _bytes_kept(ghost: SSTNet, size: tuple[int, ...], pieces: Sequence[nn.Module] = ()) -> tuple[int, list[int]]:
+    """What a forward pass keeps, and what it keeps of each of its calls of `pieces`."""
     kept: dict[int, Tensor] = {}  # by the number of their storage, which is used again once a storage is freed
+    own = {parameter.untyped_storage()._cdata for parameter in ghost.parameters()}
+    before, calls = [], []
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor
+        if tensor.untyped_storage()._cdata not in own:
+            kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
+    def total() -> int:
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    hooks = [piece.register_forward_pre_hook(lambda *_: before.append(total())) for piece in pieces]
+    hooks += [piece.register_forward_hook(lambda *_: calls.append(total() - before.pop())) for piece in pieces]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         ghost(torch.empty(size, device="meta"))
-    for parameter in ghost.parameters():
-        kept.pop(parameter.untyped_storage()._cdata, None)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    for hook in hooks:
+        hook.remove()
+    return total(), calls
 
 
 def _count(tensors: Iterable[Tensor]) -> int:

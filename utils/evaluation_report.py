@@ -71,7 +71,8 @@ def recorded(detections: Path) -> tuple[dict, dict]:
     protocol = content.get("protocol") if isinstance(content, dict) else None
     if not isinstance(protocol, dict) or "weights" not in protocol:
         return {}, {}
-    if Path(str(protocol.get("detections", detections))).resolve() != detections.resolve():
+    about = metrics.parent / str(protocol.get("detections", detections.name))  # a bare name is of the same folder
+    if about.resolve() != detections.resolve():
         return {}, {}
     speed = content.get("speed")
     return protocol, speed if isinstance(speed, dict) else {}

@@ -6,12 +6,15 @@ and hatches tell them apart in grey print.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import cycle
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -29,6 +32,9 @@ HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----")
 WIDTH = 3.5  # inches: a column of a two-column paper; nothing needs to be scaled down, so fonts keep their size
 CURVES = 7  # in one figure, at most, unless there are more detectors than that
 MAX_BARS = 60  # sequences in one figure: the worst
+WIDER_FONTS = (
+    "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "Microsoft YaHei", "SimHei", "PingFang SC",
+)  # fmt: skip
 SETTINGS = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -76,10 +82,18 @@ def as_written(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
+@cache
+def _fonts() -> list[str]:
+    """Matplotlib's own font, and of those that have Chinese and Japanese names too what is installed."""
+    there = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in WIDER_FONTS if name in there)]
+
+
 def _save(path: Path, draw: Callable[[Figure], None]) -> Path:
     """Draw a figure and write it as PNG (300 dots an inch) and SVG."""
     make_folder(path.parent)
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context({**SETTINGS, "font.family": _fonts()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # an empty box in its place says as much
         figure = Figure(figsize=(WIDTH, 2.9), dpi=300, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)

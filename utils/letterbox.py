@@ -22,7 +22,8 @@ def input_between(
     """Input (H, W) that a frame of `image_size` (h, w) fills at the scale that fits it into `fitted`, kept in `scales`.
 
     A network knows targets of the sizes, in input pixels, that it was trained on: a large frame must not be shrunk
-    to points of nothing nor a small one blown up. Sides are rounded up to multiples of 32.
+    to points of nothing nor a small one blown up. Sides are rounded up to multiples of 32, which a frame then fills:
+    a small one is enlarged a little more.
     """
     (height, width), (least, most) = image_size, scales
     scale = min(max(min(fitted[0] / height, fitted[1] / width), least), most)

@@ -19,7 +19,7 @@ from nets import SSTNet, StreamingForm, inference_form
 from utils.checkpoint import LoadedNetwork
 from utils.cli import UserError
 from utils.clips import IMAGENET_MEAN, IMAGENET_STD
-from utils.detections import cell_boxes
+from utils.detections import FARTHEST, cell_boxes
 from utils.onnx_network import Description, Form, Suppression, extra
 
 if TYPE_CHECKING:
@@ -30,11 +30,12 @@ OPSET = 18
 # `candidates` (batch, cells, 6) -> `detections` (batch, K, 6): utils.detections.postprocess in ONNX's own words.
 # What must not be a candidate gets a score of 0, which NonMaxSuppression drops as not above its threshold 0. It sees
 # the boxes as y, x pairs, which changes no IoU. A cell takes part in its own class alone, as in batched_nms. A box is
-# finite where it minus itself is 0. Rows that are left over are zeros.
+# one where none of its sides is too far, or no number. Rows that are left over are zeros.
 SUPPRESSION = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}]>
 suppression (float[batch, cells, 6] candidates) => (float[batch, {count}, 6] detections)
 <
+  float nms_farthest = {{{farthest}}},
   float nms_least = {{{min_confidence}}}, float[1] nms_iou = {{{nms}}}, float[1] nms_none = {{0}},
   float nms_zero = {{0}}, int64[1] nms_count = {{{count}}}, int64[4] nms_sides = {{0, 1, 2, 3}},
   int64 nms_score_at = {{4}}, int64 nms_class_at = {{5}}, int64[2] nms_pair = {{0, 2}}, int64[1] nms_axis1 = {{1}},
@@ -45,11 +46,13 @@ suppression (float[batch, cells, 6] candidates) => (float[batch, {count}, 6] det
   nms_boxes = Gather <axis = 2> (candidates, nms_sides)
   nms_scores = Gather <axis = 2> (candidates, nms_score_at)
   nms_class = Gather <axis = 2> (candidates, nms_class_at)
-  nms_difference = Sub (nms_boxes, nms_boxes)
-  nms_spread = ReduceSum <keepdims = 0> (nms_difference, nms_axis2)
-  nms_finite = Equal (nms_spread, nms_zero)
+  nms_away = Abs (nms_boxes)
+  nms_near = LessOrEqual (nms_away, nms_farthest)
+  nms_near_sides = Cast <to = 1> (nms_near)
+  nms_all_near = ReduceMin <keepdims = 0> (nms_near_sides, nms_axis2)
+  nms_is_box = Greater (nms_all_near, nms_zero)
   nms_enough = GreaterOrEqual (nms_scores, nms_least)
-  nms_usable = And (nms_finite, nms_enough)
+  nms_usable = And (nms_is_box, nms_enough)
   nms_usable_scores = Where (nms_usable, nms_scores, nms_zero)
   nms_own_class = Unsqueeze (nms_class, nms_axis1)
   nms_is_class = Equal (nms_own_class, nms_classes)
@@ -180,6 +183,7 @@ def suppression_graph(suppression: Suppression, num_classes: int, ir_version: in
         ir_version=ir_version,
         opset=OPSET,
         nms=f"{threshold:.20f}",
+        farthest=f"{FARTHEST:.1f}",
         min_confidence=f"{suppression.min_confidence:.20f}",
         count=suppression.max_detections,
         classes=num_classes,

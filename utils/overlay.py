@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.annotations import FrameRecord, load_annotations
+from utils.annotations import FrameRecord, is_list, load_annotations, match_categories
 from utils.cli import UserError
 from utils.detections import Detections
 from utils.drawing import Mark
@@ -28,12 +29,14 @@ class Truth:
     """
 
     def __init__(self, path: Path, source: Source, class_names: tuple[str, ...]) -> None:
-        annotations = load_annotations(path, ".", len(class_names), check_files=False)
+        annotations = load_annotations(path, ".", len(class_names) if is_list(path) else None, check_files=False)
         self.file = path
-        self.category_ids = annotations.category_ids
+        self.category_ids, warning = match_categories(annotations, class_names)
+        if warning:
+            print(f"warning: {warning}", file=sys.stderr)
         self._free_id = max(record.image_id for record in annotations.records)
         self._tracks = _annotated_tracks(annotations.coco)
-        self._all = parse_ground_truth(annotations.coco, str(path))
+        self._all = _as_network_classes(parse_ground_truth(annotations.coco, str(path)), self.category_ids)
         order = np.lexsort((self._all.crowd, self._all.image))  # crowd regions behind the targets of their frame
         ends = np.searchsorted(self._all.image[order], np.arange(len(self._all.image_ids) + 1))
         self._entries = {n: order[a:b] for n, a, b in zip(self._all.image_ids.tolist(), ends, ends[1:], strict=False)}
@@ -42,11 +45,6 @@ class Truth:
         for record in annotations.records:
             parts = tuple(part for part in record.name.replace("\\", "/").split("/") if part not in ("", "."))
             self._by_name.setdefault(parts[-1], []).append((parts, record))
-        if len(class_names) > len(self.category_ids):
-            raise UserError(
-                f"{path}: {len(self.category_ids)} classes, but the network has {len(class_names)} "
-                f"({', '.join(class_names)}); give annotations naming them all"
-            )
         if source.total is not None and not any(map(self.find, source.paths())):
             first = next(iter(source.paths())).resolve()
             raise UserError(
@@ -73,7 +71,8 @@ class Truth:
         return found[0][1]
 
     def targets(self, record: FrameRecord) -> GroundTruth:
-        """What the evaluation sees of a frame: boxes as the file has them, crowd regions last."""
+        """What the evaluation sees of a frame: boxes as the file has them, crowd regions last; `category` is the
+        network's class."""
         which, one = self._entries[record.image_id], np.zeros(1, np.int64)
         return replace(
             self._all, image_ids=one, file_names=(record.name,), sizes=np.zeros((1, 2)), image=one.repeat(len(which)),
@@ -150,6 +149,13 @@ def match_frame(detections: Detections, targets: GroundTruth) -> CentreMatches:
     image = np.zeros(len(detections), np.int64)
     boxes = _corners_to_sides(detections.boxes)
     return match_centres(targets, Results(image, detections.classes, boxes, detections.scores))
+
+
+def _as_network_classes(truth: GroundTruth, category_ids: tuple[int, ...]) -> GroundTruth:
+    """Ground truth whose categories are the network's classes; those that it does not know come after them."""
+    ids = [*category_ids, *sorted(set(truth.category_ids.tolist()) - set(category_ids))]
+    place = np.array([ids.index(category_id) for category_id in truth.category_ids.tolist()], np.int64)
+    return replace(truth, category=place[truth.category])
 
 
 def _annotated_tracks(coco: dict) -> dict[int, np.ndarray] | None:

@@ -63,8 +63,8 @@ class OutputFolder:
 
     Where frames are written, those of an earlier run are removed first: PNG files below frames/ whose `Software`
     text is `SOFTWARE`. tracks.txt and track_metrics.json beside an earlier run's detections.csv with tracks are removed
-    too: they are of other detections. Other files stay. A video or frames that this run does not write are left as
-    they are.
+    too: they are of other detections. Other files stay; `older` names a video or frames among them that this run does
+    not write, and that are of other detections.
     """
 
     def __init__(
@@ -79,11 +79,13 @@ class OutputFolder:
         if weights := recorded(folder / "detections.json")[0].get("weights"):
             raise UserError(f"{folder}: holds the evaluation of {weights}, which would be lost; give another --output")
         make_folder(self.frames or folder)
+        kept = [folder / "detections.mp4"] * (video is None) + [folder / "frames"] * (self.frames is None)
         with ExitStack() as stack, self._writing():
-            if self.frames:
-                _remove_own_frames(self.frames)
+            self.older = [path for path in kept if path.exists()] if _header(files[1]) else []
             # First what may refuse: nothing of an earlier run is lost then.
             self._video = stack.enter_context(VideoWriter(video, source.size, source.fps)) if video else None
+            if self.frames:
+                _remove_own_frames(self.frames)
             if _told_tracks(files[1]):
                 motion.unlink(missing_ok=True)
                 track_metrics.unlink(missing_ok=True)
@@ -165,13 +167,24 @@ def _remove_own_frames(folder: Path) -> None:
             path.unlink()
 
 
-def _told_tracks(detections: Path) -> bool:
-    """Whether a detections.csv is of a run with tracks."""
+def _header(detections: Path) -> str:
+    """The first line of a detections.csv; nothing where there is none."""
     try:
         with detections.open(encoding="utf-8", errors=NAMES) as file:
-            return file.readline().rstrip("\n") == ",".join((*CSV_HEADER, TRACK_KEY))
+            return file.readline().rstrip("\n")
     except FileNotFoundError:
-        return False
+        return ""
+
+
+def _told_tracks(detections: Path) -> bool:
+    """Whether a detections.csv is of a run with tracks."""
+    return _header(detections) == ",".join((*CSV_HEADER, TRACK_KEY))
+
+
+def refuse_prediction(folder: Path) -> None:
+    """`UserError` where an evaluation's detections.json would take a prediction's place, whose other files stay."""
+    if (folder / "detections.json").exists() and _header(folder / "detections.csv").startswith(",".join(CSV_HEADER)):
+        raise UserError(f"{folder}: holds what vid_predict.py wrote, which would be lost; give another --output")
 
 
 def _with_centre(result: dict, name: str) -> dict:

@@ -98,7 +98,7 @@ def main(config: Config) -> None:
         if not difference.accepted:
             raise UserError(
                 f"{config.weights}: half precision changes confidences by up to {difference.confidence:.3f} and boxes "
-                f"by up to {difference.box:.2f} pixels; nothing written"
+                f"by up to {difference.box:.2f} pixels; nothing written: train on, or share the file as it is"
             )
         os.replace(draft, config.output)
     finally:

@@ -16,6 +16,7 @@ from utils.augment import EpochSampler, TrainingClips
 from utils.cli import UserError, run_command
 from utils.clips import ClipDataset, ClipSample
 from utils.config import TrainConfig, read_class_names
+from utils.figures import as_written
 
 COLOUR = "#D55E00"
 
@@ -53,7 +54,7 @@ def save_picture(pairs: Mapping[str, tuple[ClipSample, ClipSample]], path: Path)
                 axis.set_yticks([])
             axes[2 * number + row, 0].set_ylabel(label)
             _draw_boxes(axes[2 * number + row, -1], sample)
-        axes[2 * number, 0].set_title(name, loc="left", fontsize=8)
+        axes[2 * number, 0].set_title(as_written(name), loc="left", fontsize=8)
     try:
         figure.savefig(path, dpi=100)
     except (OSError, ValueError) as error:

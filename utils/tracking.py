@@ -129,7 +129,7 @@ def track_frames(
             waiting.append((frame, detections, tracker.push(detections)))
             while waiting and all(track.decided for track in waiting[0][2]):
                 yield _numbered(*waiting.popleft())
-    except (UserError, KeyboardInterrupt) as error:  # what was found before is not lost
+    except (UserError, KeyboardInterrupt, SystemExit) as error:  # what was found before is not lost
         stopped = error
     tracker.reset()
     yield from (_numbered(*entry) for entry in waiting)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader
@@ -14,7 +14,7 @@ from nets import SSTNet
 from utils.annotations import Annotations, load_annotations
 from utils.augment import EpochSampler, TrainingClips, clips_of_epoch
 from utils.batches import BatchShape, BatchShare
-from utils.checkpoint import LoadReport, load_weights
+from utils.checkpoint import FORMAT, LoadReport, load_weights, refuse_not_finite
 from utils.cli import UserError
 from utils.clips import ClipDataset, collate_clips
 from utils.config import TrainConfig
@@ -22,6 +22,7 @@ from utils.distributed import Processes
 from utils.frame_cache import open_cache
 from utils.optimizer import initialise
 from utils.signals import WorkerSignals
+from utils.tensor_files import read_checkpoint
 
 RECOMPUTE = {"off": (), "extractor": ("extractor",), "motion": ("motion",), "both": ("extractor", "motion")}
 
@@ -74,21 +75,43 @@ def build_model(
     if config.pretrained and fresh:
         if not config.pretrained.is_file():
             raise UserError(f"{config.pretrained}: no such file; --pretrained takes a weight file (.pth)")
-        say(f"{config.pretrained}: {load_start(model, config.pretrained)}")
+        content = read_checkpoint(config.pretrained)
+        say(f"{config.pretrained}: {load_start(model, content, config.pretrained)}")
+        for note in other_clips(content, config):
+            say(f"note: {config.pretrained}: {note}")
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     return model.to(device, memory_format=layout)
 
 
-def load_start(model: SSTNet, path: Path) -> LoadReport:
-    """Load what fits of a weight file to start from; UserError where no kernel of the detector does, or a value is not
-    finite."""
-    report = load_weights(model, path)
+def other_clips(content: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    """In what one of our files was trained on clips made in another way than this run's."""
+    if content.get("format") != FORMAT:
+        return []
+    intensity, architecture = content.get("intensity", "full"), content.get("architecture")
+    theirs = {
+        "intensity": tuple(intensity) if isinstance(intensity, list) else intensity,
+        "frame_interval": architecture.get("frame_interval", 1) if isinstance(architecture, Mapping) else 1,
+    }
+    return [
+        f"trained with --{name.replace('_', '-')} {_as_typed(before)}, this run has {_as_typed(getattr(config, name))}"
+        for name, before in theirs.items()
+        if before != getattr(config, name)
+    ]
+
+
+def _as_typed(value: object) -> str:
+    return " ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+
+
+def load_start(model: SSTNet, content: Mapping[str, Any], path: Path) -> LoadReport:
+    """Load what fits of a weight file's content to start from; UserError where no kernel of the detector does, or a
+    value is not finite."""
+    report = load_weights(model, content, str(path))
     values = model.state_dict()
     # BatchNorm's counters and the motion branch's nodes fit a network of any width.
     if not any(values[name].dim() == 4 and not name.startswith("motion_branch.") for name in report.loaded):
         raise UserError(f"{path}: weights of another network, no kernel of the detector fits ({report})")
-    if bad := [name for name in report.loaded if not values[name].isfinite().all()]:
-        raise UserError(f"{path}: has values that are not finite, the first in {bad[0]}; pass another weight file")
+    refuse_not_finite(model, report, str(path))
     return report
 
 

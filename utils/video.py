@@ -33,7 +33,7 @@ from utils.frames import (
 
 IMAGE_FPS = 25.0  # of a video made of images that no rate is given for
 TEXT_CODEC = "ansi"  # FFmpeg plays text files as "ANSI art"
-GREY16 = int.from_bytes(b"Y1\x00\x10", "little")  # pixel format of 16-bit grey video
+GREY16 = b"Y1\x00\x10"  # pixel format of 16-bit grey video that OpenCV hands on as it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,10 +200,23 @@ def _open_video(path: Path) -> cv2.VideoCapture:
             f"{path}: not a video that OpenCV can decode, or a damaged one; "
             "give a whole MP4, AVI or MKV file, an image, or a folder of frames"
         )
-    if int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)) == GREY16:
+    pixels = (int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)) & 0xFFFFFFFF).to_bytes(4, "little")
+    if _loses_bits(pixels):
+        raise UserError(
+            f"{path}: grey of more than 8 bits in a form of which OpenCV reads the upper 8 alone; "
+            "convert it to FFV1 with gray16le, or to 16-bit PNG frames"
+        )
+    if pixels == GREY16:
         # Without this the values come back with their lower eight bits cut off.
         capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG, [cv2.CAP_PROP_CONVERT_RGB, 0])
     return capture
+
+
+def _loses_bits(pixels: bytes) -> bool:
+    """Whether a pixel format is one of FFmpeg's deep greys, "Y1", 0 and the bits or the same backwards, but for
+    `GREY16`."""
+    deep = any(p[:3] == b"Y1\x00" and 8 < p[3] <= 16 for p in (pixels, pixels[::-1]))
+    return deep and pixels != GREY16
 
 
 def _grey_values(image: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ NODE_PARTS = {
     "future_attention": "future_attention",
 }
 NODE_NAME = re.compile(r"^SSTNet\.cell_list\.(\d)(\d)\.(.+)$")
+OUR_NODE = re.compile(r"^motion_branch\.stack\.nodes\.(\d+)\.")
 PAIR_WEIGHT = re.compile(r"^neck\.weight\.(\d+)$")
 
 
@@ -66,20 +67,26 @@ def _our_name(name: str, num_layers: int) -> str:
 
 
 def infer_architecture(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of `SSTNet` from the names and shapes in a released checkpoint; KeyError if it is none."""
+    """Arguments of `SSTNet` from the names and shapes of a state dict; KeyError where they are of another network.
+
+    Of the motion branch the release's names say slices and layers; ours count its nodes, which one slice then has.
+    """
     ours = rename_weights(weights)[0]
     stem = ours["extractor.backbone.stem.conv.conv.weight"].shape[0]
     channels, references = ours["neck.conv_cur.0.conv.weight"].shape[1], ours["neck.pair_weights"].shape[0]
-    if ours["neck.conv_ref.0.conv.weight"].shape[1] != channels * references:
+    gate = ours.get("neck.conv_ref.0.conv.weight")
+    if gate is not None and gate.shape[1] != channels * references:
         raise KeyError("neck.conv_ref")
     bottlenecks = len({name.split(".")[5] for name in ours if name.startswith("extractor.backbone.dark3.1.m.")})
     nodes = {match.groups()[:2] for match in map(NODE_NAME.match, map(_bare, weights)) if match}  # (slice, layer)
-    slices = max(len({node[0] for node in nodes}), 1)
+    nodes = nodes or {("0", match[1]) for match in map(OUR_NODE.match, ours) if match}
+    slices = len({node[0] for node in nodes})
     return {
         "num_classes": ours["head.cls_preds.0.weight"].shape[0],
         "num_frames": references + 1,
         "num_slices": slices,
-        "num_layers": len(nodes) // slices,
+        "num_layers": len(nodes) // max(slices, 1),
         "depth": round(bottlenecks / 9, 2),
         "width": stem / 64,
+        "gate": gate is not None,
     }
