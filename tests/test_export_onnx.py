@@ -359,7 +359,9 @@ def test_the_suppression_inside_is_the_protocols(num_classes):
     scores, classes = rng.uniform(0, 1, (3, 400, 1)), rng.integers(num_classes, size=(3, 400, 1))
     rows = np.concatenate([boxes, scores, classes], axis=-1).astype(np.float32)
     rows[0, 0, 2] = np.inf  # a box that overflowed, as the best
-    rows[0, 0, 4] = 1
+    rows[2, 0, 0] = -2e5  # and one that goes too far
+    rows[2, 1, 1] = np.nan
+    rows[0, 0, 4] = rows[2, :2, 4] = 1
     rows[0, 1, 4] = np.float32(0.3)  # just enough
     rows[1, :, 4] = 0.2  # nothing in this image
     for iou, count in ((0.65, 100), (0.3, 20), (0.7, 500)):
