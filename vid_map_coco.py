@@ -195,9 +195,17 @@ def _remove_older(folder: Path, several: bool) -> None:
 
 def _score_network(config: Config) -> tuple[dict[str, Scored], Annotations, range, Intensity]:
     """The network's detections scored, the annotations, a clip's frames (`clip_places`), how they become grey."""
-    annotations, results, protocol, speed, detector = _detect(config)
+    detector = _detector(config)
+    path = _annotation_file(config)
+    annotations = load_annotations(path, config.data_root, len(detector.class_names) if is_list(path) else None)
+    shown = _shown(config, annotations)
+    results = detector.detect(shown)
+    (config.output / "metrics.json").unlink(missing_ok=True)  # which would lend older protocol to these detections
+    write_json(config.output / "detections.json", results, indent=None)  # now: what follows may fail
+    sample = speed_sample(shown, config.speed_frames) if config.speed_frames else []
+    speed = time_frames(detector, sample) if sample else {}
     options = _options(config, annotations, detector.intensity)
-    scored = score(annotations.coco, results, **options, protocol=protocol, speed=speed)
+    scored = score(annotations.coco, results, **options, protocol=_protocol(config, detector, shown), speed=speed)
     places = clip_places(detector.model.num_frames, detector.frame_interval)
     return {"this run": scored}, annotations, places, detector.intensity
 
@@ -258,9 +266,9 @@ def _annotation_file(config: Config) -> Path:
     return config.annotations or config.data_root / TEST_ANNOTATIONS
 
 
-def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, Detector]:
-    """Annotations, COCO results, protocol, speed and the detector."""
-    detector = Detector.from_file(
+def _detector(config: Config) -> Detector:
+    """The network under the protocol asked for."""
+    return Detector.from_file(
         config.weights,
         choose_device(config.device),
         config.input_size,
@@ -273,19 +281,21 @@ def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, Detect
         repeat_key_frame=config.repeat_key_frame,
         frame_interval=config.frame_interval,
     )
-    path = _annotation_file(config)
-    annotations = load_annotations(path, config.data_root, len(detector.class_names) if is_list(path) else None)
-    shown = annotations
+
+
+def _shown(config: Config, annotations: Annotations) -> Annotations:
+    """The annotations with the records alone that the network is to see; `UserError` where writing would harm them."""
     if not config.include_empty_frames:
         annotated = {annotation["image_id"] for annotation in annotations.coco["annotations"]}
-        shown = replace(annotations, records=tuple(r for r in annotations.records if r.image_id in annotated))
-    if any(path.parent.resolve() == config.output.resolve() for path in {r.path for r in shown.records}):
+        annotations = replace(annotations, records=tuple(r for r in annotations.records if r.image_id in annotated))
+    if any(path.parent.resolve() == config.output.resolve() for path in {r.path for r in annotations.records}):
         raise UserError(f"{config.output}: holds annotated frames; give another --output")
-    results = detector.detect(shown)
-    (config.output / "metrics.json").unlink(missing_ok=True)  # which would lend older protocol to these detections
-    write_json(config.output / "detections.json", results, indent=None)  # now: what follows may fail
-    sample = speed_sample(shown, config.speed_frames) if config.speed_frames else []
-    protocol = {
+    return annotations
+
+
+def _protocol(config: Config, detector: Detector, shown: Annotations) -> dict:
+    """How the detections were made, as metrics.json says it."""
+    return {
         "weights": str(config.weights),
         **{name: getattr(config, name) for name in PUBLISHED_PROTOCOL},
         "input_size": _input_sizes(detector, shown),
@@ -293,8 +303,6 @@ def _detect(config: Config) -> tuple[Annotations, list[dict], dict, dict, Detect
         "frame_interval": detector.frame_interval,
         DETECTED_EMPTY: config.include_empty_frames,
     }
-    speed = time_frames(detector, sample) if sample else {}
-    return annotations, results, protocol, speed, detector
 
 
 def _input_sizes(detector: Detector, annotations: Annotations) -> list[int] | str:

@@ -314,12 +314,13 @@ def test_commands_do_with_the_file_what_they_do_with_the_weights(told, deep, tmp
     results: dict[str, list[np.ndarray]] = {}
     for weights in (told, told.with_suffix(".pth")):
         output = tmp_path / weights.name
-        flags = ("--weights", weights, "--device", "cpu", "--output", output)
-        assert run(vid_predict.main, vid_predict.Config, *flags, "--source", source, "--save", "frames") == 0
-        shown = json.loads((output / "detections.json").read_text())
+        flags = ("--weights", weights, "--device", "cpu", "--output")
+        shows = (*flags, output / "shown", "--source", source, "--save", "frames")
+        assert run(vid_predict.main, vid_predict.Config, *shows) == 0
+        shown = json.loads((output / "shown" / "detections.json").read_text())
         annotations = ("--annotations", deep / "annotations" / "instances_train2017.json", "--data-root", deep)
         quick = ("--no-report", "--speed-frames", 0, "--resamples", 0, "--min-confidence", 0.26)
-        assert run(vid_map_coco.main, vid_map_coco.Config, *flags, *annotations, *quick) == 0
+        assert run(vid_map_coco.main, vid_map_coco.Config, *flags, output, *annotations, *quick) == 0
         protocol = json.loads((output / "metrics.json").read_text())["protocol"]
         assert protocol["intensity"] == [1000, 1510] and protocol["input_size"] == [96, 160]
         scored = json.loads((output / "detections.json").read_text())
