@@ -65,3 +65,9 @@ def test_table_of_sequences(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("| a | 9 | 99.") or lines[2].startswith("| a | 9 | 100.")
     assert lines[3].startswith("| b | 9 | ") and lines[3].endswith("|  |  |  |")  # no target: nothing to say of it
+    for path in tmp_path.rglob("*.bmp"):  # the same frames in a part of 16 bits
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) + 1000).save(path.with_suffix(".png"))
+        path.unlink()
+    write_list(tmp_path / "deep.txt", [(name.replace(".bmp", ".png"), boxes) for name, boxes in rows])
+    main(parse_config(Config, ["--annotations", str(tmp_path / "deep.txt"), "--intensity", "1000", "1255"]))
+    assert capsys.readouterr().out.splitlines() == lines

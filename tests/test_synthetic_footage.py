@@ -107,6 +107,14 @@ def test_without_test_sequences_all_footage_trains(tmp_path):
     assert len(records["train"]) == 1 and records["train"][0].scene == "footage"
 
 
+def test_missing_frames_are_said_with_the_folder_that_names_count_from(tmp_path):
+    source = write_footage(tmp_path / "real", {"a": make_footage(1)})
+    (tmp_path / "lists").mkdir()
+    elsewhere = source.rename(tmp_path / "lists" / source.name)
+    with pytest.raises(UserError, match=f"names count from {elsewhere.parent}: put the file there"):
+        find_runs(elsewhere, 8)
+
+
 def test_runs_end_at_jumps(tmp_path):
     source = write_footage(tmp_path / "real", {"a": make_footage(1, frames=30)})
     (tmp_path / "real/a/12.bmp").unlink()

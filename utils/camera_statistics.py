@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from utils.cli import Unset, UserError, run_command
 from utils.evaluation_input import FileResults
+from utils.frames import Intensity, check_intensity
 from utils.pd_fa import CENTRE_DISTANCE
 from utils.results_file import read_results
 from utils.synthetic_footage import Footage, Run, find_runs, read_footage, track_camera
@@ -42,8 +43,11 @@ class Config:
     """COCO results on these frames, of get_map_coco.py's form."""
     confidence: float = 0.5
     """Detections from this one on are what Pd counts."""
+    intensity: Intensity = "full"
+    """How 16-bit and float frames become grey: full, or LOW HIGH, values that become 0 and 255."""
 
     def __post_init__(self) -> None:
+        check_intensity(self.intensity)
         if self.frames < FEWEST:
             raise UserError(f"--frames {self.frames}: must be {FEWEST} or more")
         if not 0 <= self.confidence <= 1:
@@ -154,7 +158,7 @@ def main(config: Config) -> None:
     motions: dict[Path, list[Motion]] = {}
     for run in tqdm(runs, unit="run", disable=None, leave=False):
         run = run[: config.frames]
-        motion = measure_camera(read_footage(run))
+        motion = measure_camera(read_footage(run, config.intensity))
         motions.setdefault(run[0].path.parent, []).append(motion)
         if results is not None:
             found.append(find_targets(run, motion, results))

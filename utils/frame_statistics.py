@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.cli import UserError, run_command
+from utils.frames import Intensity, check_intensity
 from utils.scr import RING, measure_scr
 from utils.synthetic_footage import Footage, find_runs, read_footage, track_camera
 
@@ -32,8 +33,11 @@ class Config:
     """Annotation list or COCO JSON; relative paths count from its folder, or the one above `annotations`."""
     frames: int = 100
     """Most frames of each run to measure, from its start."""
+    intensity: Intensity = "full"
+    """How 16-bit and float frames become grey: full, or LOW HIGH, values that become 0 and 255."""
 
     def __post_init__(self) -> None:
+        check_intensity(self.intensity)
         if self.frames < FEWEST:
             raise UserError(f"--frames {self.frames}: must be {FEWEST} or more")
 
@@ -144,7 +148,7 @@ def main(config: Config) -> None:
         for folder, members in groupby(runs, key=lambda run: run[0].path.parent):
             measured, lengths = [], []
             for run in members:
-                measured.append(astuple(measure_run(read_footage(run))))
+                measured.append(astuple(measure_run(read_footage(run, config.intensity))))
                 lengths.append(len(run))
                 bar.update()
             mean = np.average(np.array(measured), axis=0, weights=lengths)

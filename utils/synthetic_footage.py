@@ -45,7 +45,13 @@ def find_runs(annotation_file: Path, frames: int) -> list[Run]:
     Relative frame names count from the annotation file's folder, or from the one above where that is `annotations`.
     """
     folder = annotation_file.resolve().parent
-    records = load_annotations(annotation_file, folder.parent if folder.name == "annotations" else folder).records
+    root = folder.parent if folder.name == "annotations" else folder
+    records = load_annotations(annotation_file, root, check_files=False, files_if_there=True).records
+    if missing := [record for record in records if not record.path.is_file()]:
+        raise UserError(
+            f"{annotation_file}: {len(missing)} of {len(records)} frames are missing, the first is {missing[0].name} "
+            f"(looked for {missing[0].path}); names count from {root}: put the file there, or write whole paths"
+        )
     runs = []
     by_folder = sorted(records, key=lambda record: (str(record.path.parent), natural_key(record.path.name)))
     for _, members in groupby(by_folder, key=lambda record: record.path.parent):
