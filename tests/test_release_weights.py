@@ -101,9 +101,14 @@ def test_a_release_of_recalibrated_weights_says_so(run_file, tmp_path, capsys):
 def test_files_that_must_not_be_given_away(run_file, tmp_path, capsys, monkeypatch):
     output = tmp_path / "small.pth"
     output.write_bytes(b"the older file")
-    save_weights(tmp_path / "huge.pth", network(spread=1e7), ("drone",), (64, 64))  # beyond the range of 16 bits
-    status, _, error = release(capsys, "--weights", tmp_path / "huge.pth", "--output", output)
-    assert status == 2 and "half precision changes confidences" in error and error.count("\n") == 1
+    steep = network()
+    steep.head.reg_preds[0].weight.data *= 1e4  # a rounded kernel then moves boxes
+    huge = network(spread=1e7)
+    odd = ((huge, "values beyond the range of half precision"), (steep, "half precision changes confidences"))
+    for model, message in odd:
+        save_weights(tmp_path / "odd.pth", model, ("drone",), (64, 64))
+        status, _, error = release(capsys, "--weights", tmp_path / "odd.pth", "--output", output)
+        assert status == 2 and "odd.pth: " in error and message in error and error.count("\n") == 1
     monkeypatch.setattr(release_weights, "LARGEST", 1000)
     status, _, error = release(capsys, "--weights", run_file, "--output", output)
     assert status == 2 and "makes a file of 0." in error and "--width" in error

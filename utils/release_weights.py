@@ -84,10 +84,16 @@ def main(config: Config) -> None:
         raise UserError("--frame-scales: two factors above 0, the smaller one first")
     content = read_checkpoint(config.weights)
     original = load_network(config.weights)
+    content = release_of(content, original, config)
+    if beyond := [name for name, tensor in content["model"].items() if not tensor.isfinite().all()]:
+        raise UserError(
+            f"{config.weights}: {beyond[0]} has values beyond the range of half precision; nothing written: train on "
+            "at a lower rate, or share the file as it is"
+        )
     make_folder(config.output.parent)
     draft = config.output.with_name(config.output.name + ".draft")
     try:
-        save_atomically(release_of(content, original, config), draft)
+        save_atomically(content, draft)
         size = draft.stat().st_size
         if size > LARGEST:
             raise UserError(
