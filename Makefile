@@ -1,6 +1,6 @@
 # make setup   make .venv and install the packages
 # make demo    set up, then train on a small synthetic data set, evaluate, draw, and draw real videos with the shipped
-#              weights: about 10 minutes on 2 CPU cores
+#              weights: 10 to 12 minutes on 2 CPU cores
 # make test    set up, then run all tests: about 13 minutes on 2 CPU cores
 # make study   what each idea is worth: trains and tests every row of docs/study.md that has no result yet, for a night or
 #              longer on 2 CPU cores; goes on where it was stopped
