@@ -41,7 +41,7 @@ demo: $(INSTALLED)
 		--annotations demo/synthetic/annotations/instances_test2017.json --output demo/predictions
 	@if [ -f model_data/sstnet_infrared.pth ]; then for video in $(SAMPLES); do \
 		$(RUN) vid_predict.py --source tests/data/drone_ir/$$video.mp4 --annotations tests/data/drone_ir/boxes.txt \
-			--max-frames 75 --output demo/samples/$$video || exit 1; done; fi
+			--max-frames 40 --output demo/samples/$$video || exit 1; done; fi
 	@echo
 	@echo "numbers:  demo/evaluation/metrics.json, demo/run/metrics.csv"
 	@echo "pictures: demo/predictions/detections.mp4, demo/predictions/frames/, demo/evaluation/report.html," \
