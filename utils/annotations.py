@@ -142,7 +142,7 @@ def inspect_annotations(
     if check_files and not data_root.is_dir():
         raise UserError(f"{data_root}: no such folder; pass the folder of the data set with --data-root")
     faults: list[str] = []
-    parsed = parse_coco(path, faults) if path.suffix.lower() == ".json" else parse_list(path, faults)
+    parsed = parse_list(path, faults) if is_list(path) else parse_coco(path, faults)
     rows = [row for row in parsed.rows if is_image_name(row.name)]  # the others are faults already
     categories = parsed.categories or list_categories(rows, num_classes)
     if num_classes is not None and len(categories) > num_classes:

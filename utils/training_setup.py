@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from nets import SSTNet
-from utils.annotations import Annotations, load_annotations
+from utils.annotations import Annotations, is_list, load_annotations
 from utils.augment import EpochSampler, TrainingClips, clips_of_epoch
 from utils.batches import BatchShape, BatchShare
 from utils.checkpoint import FORMAT, LoadReport, load_weights, refuse_not_finite
@@ -38,7 +38,7 @@ def load_split(config: TrainConfig, split: Literal["train", "val"], class_names:
             f"{data.source}: {len(data.category_ids)} categories, but {config.classes} names {num_classes} "
             "classes; pass the data set's own class file with --classes"
         )
-    if path.suffix.lower() == ".json" and num_classes > 1 and data.class_names != class_names:
+    if not is_list(path) and num_classes > 1 and data.class_names != class_names:
         raise UserError(
             f"{path}: its categories are {', '.join(data.class_names)}, but {config.classes} says "
             f"{', '.join(class_names)}; write the same names in the same order"

@@ -9,7 +9,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.annotations import load_annotations
+from utils.annotations import is_list, load_annotations
 from utils.cli import Several, Unset, UserError, run_command
 from utils.comparison import (
     RESULTS,
@@ -49,9 +49,9 @@ class Config:
 
 def read_ground_truth(path: Path) -> dict:
     """The COCO dict of a ground truth file, whose frames need not be at hand."""
-    if path.suffix.lower() == ".json":
-        return read_json(path, "ground truth")
-    return load_annotations(path, path.parent, check_files=False).coco
+    if is_list(path):
+        return load_annotations(path, path.parent, check_files=False).coco
+    return read_json(path, "ground truth")
 
 
 def main(config: Config) -> None:
@@ -70,7 +70,7 @@ def main(config: Config) -> None:
         config.detections,
         config.names,
         read_ground_truth(config.gt),
-        of_list=config.gt.suffix.lower() != ".json",
+        of_list=is_list(config.gt),
         confidence=config.confidence,
         max_detections=config.max_detections,
         include_empty_frames=config.include_empty_frames,
