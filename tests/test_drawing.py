@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.drawing import COLOURS, MAGNIFICATION, Annotator, Mark
+from utils.drawing import COLOURS, MAGNIFICATION, Annotator, Mark, text_masks
 
 
 def scene(height: int = 128, width: int = 160, seed: int = 0) -> np.ndarray:
@@ -150,3 +151,13 @@ def test_a_large_box_gets_no_inset_and_a_tiny_picture_is_drawn():
     assert painted(grey, rgb).sum() < 4 * 2 * 12 + 1
     tiny = scene(9, 7)
     assert Annotator().draw(tiny, [Mark(box(2, 2, 3, 3), "hit", "0.99")]).shape == (9, 7, 3)
+
+
+@pytest.mark.parametrize(("one", "other"), [("цель", "дрон"), ("στόχος", "κινούμ"), ("é", "à")])
+def test_names_in_other_scripts_are_no_empty_boxes(one, other):
+    masks = [text_masks(text, 14)[0] for text in (one, other)]
+    assert masks[0].shape != masks[1].shape or not np.array_equal(*masks)
+
+
+def test_a_character_that_no_font_has_is_drawn_as_something():
+    assert text_masks("\U0010fffd", 14)[0].any()

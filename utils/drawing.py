@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.fonts import font_file
+
 Kind = Literal["detection", "hit", "miss", "false alarm"]
 # RGB; apart from one another for colour-blind eyes, and by shape and text in grey print.
 COLOURS: dict[Kind, tuple[int, int, int]] = {
@@ -248,7 +250,7 @@ def _draw_inset(picture: _Picture, mark: Mark, crop: Rect, place: Rect, number: 
 @lru_cache(maxsize=1024)
 def text_masks(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Opacity (h, w) float32 in 0..1 of a text's strokes and of the dark halo that keeps it legible."""
-    font = ImageFont.load_default(size)
+    font = ImageFont.load_default(size) if text.isascii() else ImageFont.truetype(font_file(text), size)
     left, top, right, bottom = (int(value) for value in font.getbbox(text, stroke_width=1))
     masks = []
     for stroke in (0, 1):

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from itertools import cycle
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,6 +21,7 @@ from utils.cli import UserError, as_text
 from utils.evaluation_coco import RECALLS
 from utils.evaluation_metrics import ConfidenceHistogram, Evaluation
 from utils.evaluation_report import make_folder
+from utils.fonts import font_families
 from utils.pd_fa import PdFaCurve
 from utils.published_curves import PublishedCurves
 
@@ -32,9 +31,6 @@ HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----")
 WIDTH = 3.5  # inches: a column of a two-column paper; nothing needs to be scaled down, so fonts keep their size
 CURVES = 7  # in one figure, at most, unless there are more detectors than that
 MAX_BARS = 60  # sequences in one figure: the worst
-WIDER_FONTS = (
-    "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "Microsoft YaHei", "SimHei", "PingFang SC",
-)  # fmt: skip
 SETTINGS = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -82,17 +78,10 @@ def as_written(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-@cache
-def _fonts() -> list[str]:
-    """Matplotlib's own font, and of those that have Chinese and Japanese names too what is installed."""
-    there = set(font_manager.get_font_names())
-    return ["DejaVu Sans", *(name for name in WIDER_FONTS if name in there)]
-
-
 def _save(path: Path, draw: Callable[[Figure], None]) -> Path:
     """Draw a figure and write it as PNG (300 dots an inch) and SVG."""
     make_folder(path.parent)
-    with matplotlib.rc_context({**SETTINGS, "font.family": _fonts()}), warnings.catch_warnings():
+    with matplotlib.rc_context({**SETTINGS, "font.family": font_families()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # an empty box in its place says as much
         figure = Figure(figsize=(WIDTH, 2.9), dpi=300, layout="constrained")
         FigureCanvasAgg(figure)
