@@ -1,4 +1,4 @@
-"""What a run leaves for people: config.json, train.log, metrics.csv, TensorBoard scalars and curves.png."""
+"""What a run says to people and leaves for them: config.json, train.log, metrics.csv, TensorBoard, curves.png."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -115,6 +115,39 @@ class RunLog:
         except OSError as error:
             where = error.filename or self.run_dir
             raise UserError(f"{where}: cannot be written ({error.strerror}); check the disk, then --resume") from error
+
+
+class Messages:
+    """What a run tells its user, once for all processes (`shown` in one of them): on the terminal, and in train.log
+    as soon as there is one."""
+
+    def __init__(self, shown: bool):
+        self._shown = shown
+        self._log: RunLog | None = None
+        self._early: list[str] = []  # said before there was a log
+
+    def say(self, text: str) -> None:
+        """Tell on standard output."""
+        self._tell(text, sys.stdout)
+
+    def warn(self, text: str) -> None:
+        """Tell on standard error."""
+        self._tell(text, sys.stderr)
+
+    def write_to(self, log: RunLog) -> None:
+        """Keep what has been said, and all that will be, in a log."""
+        self._log = log
+        for text in self._early:
+            log.note(text)
+
+    def _tell(self, text: str, stream: TextIO) -> None:
+        if not self._shown:
+            return
+        print(text, file=stream, flush=True)
+        if self._log:
+            self._log.note(text)
+        else:
+            self._early.append(text)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -41,7 +41,7 @@ from utils.run_state import (
     seed_everything,
     state_of_run,
 )
-from utils.runlog import RunLog, make_run_dir
+from utils.runlog import Messages, RunLog, make_run_dir
 from utils.schedule import Schedule, clamping, scaled_rates
 from utils.signals import Stopped, StopSignals, WorkerSignals
 from utils.tensor_files import save_atomically
@@ -79,8 +79,8 @@ class Trainer:
         self.processes = processes or Processes()
         self.stop = stop or StopSignals()
         self.device = self.processes.device(config.device)
+        self.messages = Messages(self.processes.is_main)
         self.log: RunLog | None = None
-        self.early: list[str] = []  # said before there was a log
         self.lock: RunLock | None = None
         self.class_names = read_class_names(config.classes)
         self.train_data = load_split(config, "train", self.class_names)
@@ -89,13 +89,13 @@ class Trainer:
         shape = batch_shape(config, num_clips, self.train_data.source, self.processes)
         checkpoint = self.processes.from_main(self._open_run_dir() if self.processes.is_main else None)
         seed_everything(config.seed)
-        self.model = build_model(config, len(self.class_names), self.device, checkpoint is None, self.say)
+        self.model = build_model(config, len(self.class_names), self.device, checkpoint is None, self.messages.say)
         self.criterion = YOLOXLoss(len(self.class_names), self.model.stride, config.iou_loss)
         self.ema = EMA(self.model)  # before batch statistics are shared: it never needs other processes
         rates = config.nominal_lr, config.batch_size, config.optimizer, config.lr_bounds
         peak, floor = scaled_rates(*rates)
         if config.lr is not None and (note := clamping(*rates)):
-            self.say(note)
+            self.messages.say(note)
         self.schedule = Schedule(peak, floor, config.epochs, config.schedule)
         self.optimizer = build_optimizer(self.model, config.optimizer, peak)
         if config.sync_batchnorm and self.processes.several:
@@ -127,25 +127,6 @@ class Trainer:
         """Steps of an epoch."""
         return self.loader.batch_sampler.steps
 
-    def say(self, text: str) -> None:
-        """Tell the user, once for all processes."""
-        if self.processes.is_main:
-            print(text, flush=True)
-            self._note(text)
-
-    def warn(self, text: str) -> None:
-        """The same on standard error."""
-        if self.processes.is_main:
-            print(text, file=sys.stderr, flush=True)
-            self._note(text)
-
-    def _note(self, text: str) -> None:
-        """Keep a line in train.log, or until there is one."""
-        if self.log:
-            self.log.note(text)
-        else:
-            self.early.append(text)
-
     # The whole run
 
     def fit(self) -> None:
@@ -160,15 +141,15 @@ class Trainer:
     def _fit(self) -> None:
         config = self.config
         if self.progress.epoch >= config.epochs:
-            self.say(f"{config.run_dir}: finished already, {self.progress.epoch} epochs; raise --epochs to train on")
+            done = f"finished already, {self.progress.epoch} epochs; raise --epochs to train on"
+            self.messages.say(f"{config.run_dir}: {done}")
             return
         if self.processes.is_main:
             self.log = RunLog(config.run_dir, config.to_json(), self.progress.rows, self.device)
-            for text in self.early:
-                self.log.note(text)
-        self.say("\n".join(filter(None, [self.resumed, self._summary()])))
+            self.messages.write_to(self.log)
+        self.messages.say("\n".join(filter(None, [self.resumed, self._summary()])))
         for line in training_warnings(self.train_data.records, self.val_data.records) if self.log else ():
-            self.warn(f"warning: {line}")
+            self.messages.warn(f"warning: {line}")
         self.worker_signals.begin()
         try:
             with self._failures_said():
@@ -184,7 +165,7 @@ class Trainer:
                 self.log.close()
             del self.loader  # its processes end with it
         files = ", ".join(str(config.run_dir / name) for name in ("best.pth", "metrics.csv", "curves.png"))
-        self.say(f"done: {files}")
+        self.messages.say(f"done: {files}")
 
     def _summary(self) -> str:
         """What is about to be trained, in a line."""
@@ -203,7 +184,7 @@ class Trainer:
         try:
             yield
         except Stopped as stopped:
-            self.say(f"stopped by {stopped.args[0].name}; {self._saved()}")
+            self.messages.say(f"stopped by {stopped.args[0].name}; {self._saved()}")
             raise
         except KeyboardInterrupt:
             print(f"{self._position()} is not saved; {self._saved()}", file=sys.stderr)
@@ -250,7 +231,7 @@ class Trainer:
             self.log.add(row)
             self._save_weights(improved)
         self._save()
-        self.say(describe_epoch(row, config.epochs))
+        self.messages.say(describe_epoch(row, config.epochs))
 
     def _set_learning_rate(self) -> float:
         rate = self.schedule.rate(self.progress.epoch)
@@ -266,7 +247,7 @@ class Trainer:
         title = f"epoch {progress.epoch + 1}/{config.epochs}"
         rate, shown = self.optimizer.param_groups[0]["lr"], self.processes.is_main
         later = (config.epochs - progress.epoch - 1) * self.steps
-        with EpochProgress(title, self.steps, progress.step, later, config.batch_size, self.say, shown) as bar:
+        with EpochProgress(title, self.steps, progress.step, later, config.batch_size, self.messages.say, shown) as bar:
             parts = iter(self.loader) if progress.step < self.steps else iter(())
             for batches in zip(*[parts] * config.accumulate, strict=True):
                 self.processes.meet()  # one may have failed while it read its batch
@@ -298,7 +279,7 @@ class Trainer:
         clips = sum(self.processes.all_of(fault.clips), [])
         text = f"{self._position()}: {fault} {name_clips([self.train_data.records[i].name for i in clips])}"
         if skipped < allowed:
-            self.say(f"{text}; skipped, {skipped + 1} of {allowed}")
+            self.messages.say(f"{text}; skipped, {skipped + 1} of {allowed}")
             return
         more = f"{allowed} such steps were skipped already" if allowed else "--skip-nonfinite N skips N such steps"
         advice = f"look at these frames and at --pretrained, or lower --lr; {more}"
@@ -367,9 +348,9 @@ class Trainer:
         self.lock = RunLock(config.run_dir)
         if not config.resume:
             return None
-        found = newest_run(config.run_dir, self.warn)
+        found = newest_run(config.run_dir, self.messages.warn)
         if found is None:
-            self.say(f"{config.run_dir / 'last.pth'}: not there yet; --resume starts from the beginning")
+            self.messages.say(f"{config.run_dir / 'last.pth'}: not there yet; --resume starts from the beginning")
         return found
 
     def _resume(self, path: Path, content: dict[str, Any]) -> None:
