@@ -33,8 +33,8 @@ demo: $(INSTALLED)
 	$(RUN) utils_coco/make_synthetic_dataset.py --output demo/synthetic --preset hard --sequences 96 8 --frames 16 \
 		--image-size 128 128 --scr 4 8 --target-size 4 6 --speed 1.25 2.5 --targets 2 3 --distractors 2 4
 	$(RUN) train_DAUB.py --data-root demo/synthetic --run-dir demo/run --preset released --width 0.25 \
-		--input-size 128 128 --crop 64 --flip --init kaiming --optimizer adam --lr 8e-3 --batch-size 8 \
-		--epochs 12 --epoch-share 0.4 --val-interval 4 --best-by mAP50 --save-interval 0
+		--input-size 128 128 --crop 64 --flip --init kaiming --optimizer adam --lr 8e-3 --batch-size 8 --frame-interval 2 \
+		--epochs 9 --epoch-share 0.4 --val-interval 3 --best-by mAP50 --save-interval 0
 	$(RUN) -m utils.recalibrate --weights demo/run/best.pth --data-root demo/synthetic --output demo/run/recalibrated.pth
 	$(RUN) vid_map_coco.py --weights demo/run/recalibrated.pth --data-root demo/synthetic --output demo/evaluation
 	$(RUN) vid_predict.py --weights demo/run/recalibrated.pth --source demo/synthetic/images/test/data97 --save both \

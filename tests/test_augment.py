@@ -227,6 +227,8 @@ def test_nothing_happens_by_default(counted, interval):
 def test_picture_of_a_batch(data_root, tmp_path, capsys):
     settings_of_run = small_config(data_root, tmp_path / "run", batch_size=2, flip=True, noise=5.0, crop=32)
     show_batch.main(show_batch.Config(**vars(settings_of_run), output=tmp_path / "batch.png"))
+    with pytest.raises(UserError, match="give --output with the picture's type, such as .*batch.png"):
+        show_batch.main(show_batch.Config(**vars(settings_of_run), output=tmp_path / "batch"))
     with Image.open(tmp_path / "batch.png") as picture:
         assert picture.height > picture.width > 300
     assert "2 clips" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from tests.training_cases import small_config
 from utils.annotations import write_list
 from utils.check_data import Config, check, main
 from utils.cli import UserError
-from utils.frame_order import FEWEST, distances, judge, thumbnail, windows
+from utils.frame_order import FEWEST, RunJudge, distances, judge, thumbnail, windows
 from utils.synthetic_dataset import write_dataset
 from utils.synthetic_presets import PRESETS
 from utils.trainer import train
@@ -136,6 +136,23 @@ def test_windows_cover_a_run():
     assert windows(30, every=False) == [range(30)]
     assert {k for window in windows(500, every=True) for k in window} == set(range(500))
     assert [window[0] for window in windows(500, every=False)] == [0, 226, 452]
+
+
+def test_a_long_run_is_judged_window_by_window():
+    frames = moving_frames(0, 120)
+    places = windows(len(frames), every=True)
+    thumbnails = [thumbnail(frame) for frame in frames]
+    expected = [judge(distances([thumbnails[k] for k in window])).smoothness for window in places]
+    run = RunJudge(places)
+    for place, frame in enumerate(frames):
+        run.add(place, frame)
+    assert run.order().smoothness == pytest.approx(np.median(expected)) and run.order().frames == 120
+    mixed = RunJudge(places)
+    for place, k in enumerate(np.random.default_rng(0).permutation(120)):
+        mixed.add(place, frames[k])
+    assert mixed.order().shuffled
+    mixed.add(120, frames[0][1:])  # of another size
+    assert mixed.order() is None and RunJudge(places).order() is None
 
 
 def test_training_says_what_to_know_of_its_data(tmp_path, capsys):

@@ -115,6 +115,9 @@ def test_masks_behind_links_are_found(tmp_path, capsys):
         (tmp_path / kind / "s1").symlink_to(tmp_path / "elsewhere" / kind)
     masks_to_coco.main(masks_to_coco.Config(tmp_path, tmp_path / "masks", tmp_path / "boxes.json"))
     assert "1 frames, 1 boxes" in capsys.readouterr().out
+    again = tmp_path / "masks" / "..", tmp_path / "masks", tmp_path / "same.json", tmp_path / "images"
+    masks_to_coco.main(masks_to_coco.Config(*again))  # the same folder, spelled in another way
+    assert (tmp_path / "same.json").read_bytes() == (tmp_path / "boxes.json").read_bytes()
     root, masks, images = tmp_path / "data", tmp_path / "masks", tmp_path / "images"
     config = masks_to_coco.Config(root, masks, tmp_path / "b.json", images)
     with pytest.raises(UserError, match="images: not below --data-root"):

@@ -141,6 +141,19 @@ def test_another_run_finds_the_files(frames, tmp_path):
     copy.get(frames[0], refuse)
 
 
+def test_a_disk_without_hard_links(frames, tmp_path, monkeypatch):
+    def no_links(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    for _ in range(2):
+        cache = make_cache("disk", frames, tmp_path)
+        assert all(is_right(cache, path) for path in frames)
+    for path in frames:
+        cache.get(path, refuse)
+    assert list((tmp_path / "cache").glob("*.frames")) and not list((tmp_path / "cache").glob("*.tmp"))
+
+
 def test_another_rule_or_size_has_files_of_its_own(frames, tmp_path):
     cache = make_cache("disk", frames, tmp_path)
     other = make_cache("disk", frames, tmp_path, rule=(1000.0, 2000.0))
@@ -282,12 +295,11 @@ def test_off_keeps_nothing(frames, tmp_path):
 
 def test_training_is_the_same_with_any_cache(tmp_path):
     root = make_data(tmp_path / "data")
+    kept = {"off": {}, "ram": {"cache_mb": 1}, "disk": {"cache_dir": tmp_path / "kept"}}
     models = []
     for kind, workers in (("off", 0), ("ram", 2), ("disk", 2), ("disk", 0)):
         run = tmp_path / f"{kind}{workers}"
-        config = small_config(
-            root, run, epochs=1, cache=kind, cache_mb=1, cache_dir=tmp_path / "kept", workers=workers, flip=True
-        )
+        config = small_config(root, run, epochs=1, cache=kind, workers=workers, flip=True, **kept[kind])
         Trainer(config).fit()
         models.append(read_weights(run / "last.pth")["model"])
     assert all(same_state(models[0], model) for model in models[1:])

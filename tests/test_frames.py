@@ -261,3 +261,10 @@ def test_a_number_in_front_that_seldom_changes_ends_a_run():
 def test_numbers_of_a_hash_are_none_of_a_frame():
     names = [f"frame_{n:04}_jpg.rf.{part}.jpg" for n, part in enumerate(["ab", "4c1", "7d7e2", "x"])]
     assert lengths(names) == [4]
+
+
+@pytest.mark.parametrize("left_out", [3, 4])
+def test_every_nth_frame_left_out_is_no_jump(left_out):
+    numbers = [n for n in range(60) if n % left_out]
+    assert len(split_runs([Path(f"{n}.png") for n in numbers])) == 1
+    assert len(split_runs([Path(f"{n}.png") for n in (*numbers, 70, 71, 73)])) == 2

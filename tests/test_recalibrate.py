@@ -115,6 +115,23 @@ def test_the_frames_are_those_of_the_run_unless_others_are_given(files, tmp_path
     assert frames_of(Config(weights, tmp_path / "new.pth"))[0] == Path("datasets/DAUB")
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"config": null}', '{"config": {}, "files": 3}'])
+def test_a_config_file_of_another_program_says_nothing(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    found = frames_of(Config(tmp_path / "w.pth", tmp_path / "new.pth"))
+    assert found == (Path("datasets/DAUB"), Path("datasets/DAUB/annotations/instances_train2017.json"))
+
+
+def test_the_frames_of_a_run_are_found_from_any_folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    parts = {"config": {"data_root": "data"}, "files": {"data_root": str(tmp_path / "data")}}
+    (tmp_path / "config.json").write_text(json.dumps(parts))
+    weights = Config(tmp_path / "w.pth", tmp_path / "new.pth")
+    assert frames_of(weights)[0] == tmp_path / "data"
+    (tmp_path / "data").rmdir()  # moved: as it was given
+    assert frames_of(weights)[0] == Path("data")
+
+
 def test_frames_of_other_sizes_are_enlarged_as_in_detection(tmp_path):
     """Each size makes batches of its own, of the input that a detector gives it."""
     sizes, lines = {"a": (48, 80), "b": (64, 64)}, []  # height, width

@@ -150,13 +150,14 @@ def test_cross_slice_with_crops_and_other_losses(data_root, tmp_path, capsys):
     assert (architecture["num_slices"], architecture["num_layers"]) == (2, 2)
 
 
-def test_frames_without_targets_are_no_fault(data_root, tmp_path):
+def test_frames_without_targets_are_no_fault(data_root, tmp_path, capsys):
     lists = {}
     for kind, name in (("train_list", "coco_train_DAUB.txt"), ("val_list", "coco_val_DAUB.txt")):
         paths = [line.split()[0] for line in (data_root / name).read_text().splitlines()]
         lists[kind] = tmp_path / name
         lists[kind].write_text("\n".join(paths))
     Trainer(small_config(data_root, tmp_path / "run", epochs=1, **lists)).fit()
+    assert f"warning: {lists['train_list']}: no box in it" in capsys.readouterr().err
     row = read_rows(tmp_path / "run")[0]
     assert (row["train_iou"], row["train_cls"], row["val_mAP50"]) == ("0.0", "0.0", "0.0")
     assert float(row["train_obj"]) > 0 and (tmp_path / "run" / "best.pth").exists()

@@ -285,11 +285,12 @@ def _listens(place: dict[str, str]) -> bool:
 
 def test_torchrun(data_root, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = flags(data_root, tmp_path / "run", **TINY | {"epochs": 1}, accumulate=2)
+    arguments = flags(data_root, tmp_path / "run", **TINY | {"epochs": 1, "preset": "cross-slice"}, accumulate=2)
     command = [*torchrun, str(ROOT / "train_DAUB.py"), *arguments]
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert "UserWarning" not in done.stderr, done.stderr
     assert "4 steps an epoch on 2 x cpu" in done.stdout and done.stdout.count("epoch 1/1") == 1
     assert len(read_rows(tmp_path / "run")) == 1

@@ -161,7 +161,7 @@ def test_full_disk_leaves_the_old_checkpoint(data_root, tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
 def test_full_disk_under_the_board_is_said_once(tmp_path):
-    log = RunLog(tmp_path, {})
+    log = RunLog(tmp_path, {}, {})
     events = next(tmp_path.glob("events.*"))
     with files_limited_to(events.stat().st_size + 200):  # the table's row fits, the board's points do not
         with pytest.raises(UserError, match="cannot be written .*; check the disk, then --resume"):

@@ -15,9 +15,10 @@ from torch.optim import SGD, Adam, AdamW
 
 from nets import SSTNet
 from tests.reference_weights import record
-from tests.training_cases import read_rows, small_config
+from tests.training_cases import make_data, read_rows, small_config
+from utils.class_file import read_class_names
 from utils.cli import UserError
-from utils.config import TrainConfig, read_class_names
+from utils.config import TrainConfig
 from utils.dry_run import unreached_parameters
 from utils.ema import EMA
 from utils.optimizer import build_optimizer, initialise, parameter_groups
@@ -239,14 +240,14 @@ def log_row(epoch: int, **cells: float) -> dict:
 
 
 def test_run_log_keeps_the_rows_of_the_checkpoint(tmp_path):
-    log = RunLog(tmp_path, {"epochs": 4})
+    log = RunLog(tmp_path, {"epochs": 4}, {})
     rows = [log_row(epoch) for epoch in (1, 2, 3)]
     for row in rows:
         log.add(row)
     log.close()
     with open(tmp_path / "metrics.csv", "a") as file:
         file.write("4,0.5,0.")  # the beginning of a row, cut off with the run
-    again = RunLog(tmp_path, {"epochs": 4}, rows[:2])  # the row of epoch 3 has no checkpoint: it goes
+    again = RunLog(tmp_path, {"epochs": 4}, {}, rows[:2])  # the row of epoch 3 has no checkpoint: it goes
     again.add(log_row(3, train_total=9.25))
     again.close()
     written = read_rows(tmp_path)
@@ -255,7 +256,7 @@ def test_run_log_keeps_the_rows_of_the_checkpoint(tmp_path):
 
 
 def test_run_log_takes_losses_that_are_no_numbers(tmp_path):
-    log = RunLog(tmp_path, {})
+    log = RunLog(tmp_path, {}, {})
     for epoch in range(2):
         log.add(log_row(epoch, val_loss=float("nan"), train_total=float("inf")))
     log.close()
@@ -264,7 +265,7 @@ def test_run_log_takes_losses_that_are_no_numbers(tmp_path):
 
 
 def test_run_log_says_what_cannot_be_written(tmp_path):
-    log = RunLog(tmp_path, {})
+    log = RunLog(tmp_path, {}, {})
     (tmp_path / "curves.png").mkdir()
     with pytest.raises(UserError, match="curves.png: cannot be written"):
         log.add(log_row(0))
@@ -291,3 +292,43 @@ def test_run_dir_may_exist_but_not_hold_a_run(tmp_path):
         make_run_dir(tmp_path, resume=False)
     with pytest.raises(UserError, match="cannot be written"):
         make_run_dir(tmp_path / "last.pth" / "run", resume=False)
+
+
+# The run folder
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_weights_whose_run_cannot_go_on_are_not_replaced(tmp_path, resume):
+    data, run = make_data(tmp_path / "data"), tmp_path / "run"
+    run.mkdir()
+    (run / "best.pth").write_bytes(b"weights")
+    with pytest.raises(UserError, match="holds best.pth of a run that cannot go on"):
+        Trainer(small_config(data, run, resume=resume))
+    assert (run / "best.pth").read_bytes() == b"weights"
+
+
+def test_the_best_begins_anew_where_its_weights_are_not_there(tmp_path):
+    data, run = make_data(tmp_path / "data"), tmp_path / "run"
+    Trainer(small_config(data, run, epochs=1)).fit()
+    there = Trainer(small_config(data, run, resume=True))
+    assert there.progress.best < math.inf and "best.pth" not in there.resumed
+    there.lock.release()
+    (run / "best.pth").unlink()
+    trainer = Trainer(small_config(data, run, resume=True))
+    assert trainer.progress.best == math.inf and "best.pth is not there: the best begins anew" in trainer.resumed
+
+
+def test_a_dry_run_says_that_the_folder_is_taken(tmp_path, capsys):
+    data, run = make_data(tmp_path / "data"), tmp_path / "run"
+    run.mkdir()
+    (run / "last.pth").touch()
+    Trainer(small_config(data, run, dry_run=True))
+    assert "warning: " in (text := capsys.readouterr().err) and "holds a run already" in text
+
+
+def test_what_only_a_first_step_sees_is_said_not_to_be_used(tmp_path):
+    data, run = make_data(tmp_path / "data"), tmp_path / "run"
+    Trainer(small_config(data, run, epochs=1)).fit()
+    trainer = Trainer(small_config(data, run, resume=True, epochs=2, init="release", pretrained=run / "best.pth"))
+    assert "--init is not used" in trainer.resumed and "--pretrained is not used" in trainer.resumed
+    assert "epochs 1 -> 2" in trainer.resumed

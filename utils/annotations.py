@@ -147,7 +147,8 @@ def inspect_annotations(
     categories = parsed.categories or list_categories(rows, num_classes)
     if num_classes is not None and len(categories) > num_classes:
         faults.append(
-            f"{path}: {len(categories)} categories; expected at most {num_classes}, as the network has"
+            f"{path}: {len(categories)} categories; expected at most {num_classes}, as the network has; training takes "
+            "the names of more with --classes FILE"
         )
     faults += _box_faults(rows, len(categories))
 
@@ -189,7 +190,7 @@ def _box_faults(rows: Iterable[FileRow], num_classes: int, only_outside: bool = 
             if x2 <= x1 or y2 <= y1:
                 fault = "is inverted or empty; expected x1 < x2 and y1 < y2 in whole pixels"
             elif not 0 <= rank < num_classes:
-                fault = f"has class {rank}; expected 0 to {num_classes - 1}"
+                fault = f"has class {rank}; expected 0 to {num_classes - 1}; training takes more with --classes FILE"
             elif x1 < 0 or y1 < 0 or x2 > width or y2 > height:
                 if not only_outside or (x1 >= 0 and y1 >= 0):
                     faults.append(f"{box} reaches outside the {image}; correct or clip it")

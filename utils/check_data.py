@@ -19,9 +19,11 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.annotations import Inspection, inspect_annotations
-from utils.check_rows import across_splits, box_faults, identical_frames, row_warnings
+from utils.check_rows import across_splits, box_faults, identical_frames, lost_boxes_warning, row_warnings
+from utils.class_file import class_fault, read_class_names
 from utils.cli import Unset, UserError, run_command
 from utils.data_summary import SplitSummary, save_summary_figure
+from utils.evaluation_input import parse_ground_truth
 from utils.evaluation_report import make_folder
 from utils.frame_checks import FolderFacts, FolderJob, inspect_folder
 from utils.frames import Intensity, check_intensity
@@ -42,12 +44,16 @@ class Config:
     """Annotation list or COCO JSON of the validation frames."""
     num_classes: Unset[int] = None
     """Classes of the network (default: as many as the files use)."""
+    classes: Unset[Path] = None
+    """File of the network's class names, one a line, which the annotations must have."""
     files: bool = True
     """Look at the frames; without, the annotation files alone are checked."""
     decode: bool = False
     """Decode every frame, not a few windows of each sequence."""
     intensity: Intensity = "full"
     """How 16-bit and float frames become grey, as in training: full, or LOW HIGH."""
+    input_size: tuple[int, int] = (512, 512)
+    """Height and width of the network's input in pixels, as in training: which boxes are too small in it."""
     output: Path = Path("runs/check_data")
     """Folder for report.txt, which has every line, and summary.png."""
     lines: int = 200
@@ -60,6 +66,8 @@ class Config:
             raise UserError(f"--workers {self.workers}: must be 1 or more")
         if self.lines < 1:
             raise UserError(f"--lines {self.lines}: must be 1 or more")
+        if self.num_classes is not None and self.classes is not None:
+            raise UserError("--num-classes and --classes: give one of them")
         check_intensity(self.intensity)
 
     def sources(self) -> dict[str, Path]:
@@ -94,14 +102,20 @@ def check(config: Config) -> Report:
     """Run all checks."""
     report = Report()
     inspections: dict[str, Inspection] = {}
+    class_names = read_class_names(config.classes) if config.classes else ()
     for split, path in config.sources().items():
         try:
-            inspections[split] = inspect_annotations(path, config.data_root, config.num_classes, config.files)
+            count = len(class_names) or config.num_classes
+            inspections[split] = inspect_annotations(path, config.data_root, count, config.files)
         except UserError as error:
             report.errors.append(str(error))
     for inspection in inspections.values():
         report.errors += inspection.faults + box_faults(inspection) + _missing(inspection)
         report.warnings += inspection.notes + row_warnings(inspection)
+        report.errors += _other_classes(inspection, class_names, config.classes)
+        report.errors += _not_scored(inspection)
+        sized = ((row.size, row.boxes) for row in inspection.rows if row.size)
+        report.warnings += lost_boxes_warning(inspection.source, sized, config.input_size)
     report.errors += across_splits(inspections)
     jobs = {split: _jobs(found, config) if config.files else [] for split, found in inspections.items()}
     seen: dict[Path, FolderFacts] = {}
@@ -116,6 +130,24 @@ def check(config: Config) -> Report:
     for split, inspection in inspections.items():
         report.splits.append(_summary(f"{split} ({inspection.source})", inspection, [seen[f] for f in folders[split]]))
     return report
+
+
+def _other_classes(inspection: Inspection, class_names: Sequence[str], class_file: Path | None) -> list[str]:
+    """That the categories are not the network's classes, where these are known and not too few, which is a fault."""
+    names = [name for _, name in inspection.categories]
+    fault = class_fault(inspection.source, names, class_names, class_file) if len(names) <= len(class_names) else None
+    return [fault] if fault else []
+
+
+def _not_scored(inspection: Inspection) -> list[str]:
+    """What an evaluation would refuse of ground truth that is otherwise sound, such as a crowd region's box."""
+    if inspection.faults or not inspection.coco:
+        return []
+    try:
+        parse_ground_truth(inspection.coco, str(inspection.source))
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _missing(inspection: Inspection) -> list[str]:
@@ -180,18 +212,18 @@ def _summary(name: str, inspection: Inspection, facts: Sequence[FolderFacts]) ->
     )
 
 
-def main(config: Config) -> int:
-    """Print the report, write it and the picture; returns the exit status."""
-    make_folder(config.output)
+def main(config: Config, flag: str = "--output") -> int:
+    """Print the report, write it and the picture; returns the exit status. `flag` is what names the folder."""
+    make_folder(config.output, flag)
     report = check(config)
     place = config.output.resolve()
     if any(Path(folder).resolve() == place for split in report.splits for folder in split.sequences):
-        raise UserError(f"{config.output}: holds frames, among which the picture would count; give another --output")
+        raise UserError(f"{config.output}: holds frames, among which the picture would count; give another {flag}")
     try:
         (config.output / "report.txt").write_text(report.text() + "\n", encoding="utf-8", errors="backslashreplace")
         save_summary_figure(report.splits, config.output / "summary.png")
     except OSError as error:
-        raise UserError(f"{config.output}: cannot be written ({error.strerror}); give another --output") from None
+        raise UserError(f"{config.output}: cannot be written ({error.strerror}); give another {flag}") from None
     print(report.text(config.lines))
     print(f"report: {config.output / 'report.txt'}, picture: {config.output / 'summary.png'}")
     return 1 if report.errors else 0

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from utils.annotations import FrameRecord, Inspection
+from utils.annotations import Annotations, Inspection
 from utils.cli import UserError
 from utils.frame_checks import FolderFacts
-from utils.frames import read_values, sequence_frames, split_runs
+from utils.frames import Intensity, few_levels, read_values, sequence_frames, split_runs, to_grey
+from utils.letterbox import Letterbox
 
 GIGANTIC = 0.25  # share of the image that no small target covers
+SizedBoxes = tuple[tuple[int, int], np.ndarray | list]  # size (h, w) of a frame, boxes (n, 5) in its pixels
+
+SAMPLED = 20  # sequences of which a frame is looked at before a training
 COMPARED = 3  # pairs of a pair of folders whose pixels are compared
 
 
@@ -105,11 +109,49 @@ def _same_pixels(first: Path, second: Path) -> bool:
     return bool(one.min() < one.max()) and np.array_equal(one, two)
 
 
-def training_warnings(train: Iterable[FrameRecord], val: Iterable[FrameRecord]) -> list[str]:
-    """What a person should know before the first step: sequences in both splits, and jumps."""
+def lost_boxes(frames: Iterable[SizedBoxes], input_size: tuple[int, int]) -> tuple[int, int]:
+    """How many boxes are too small in the network's input to be targets there, and how many there are.
+
+    Boxes are x1, y1, x2, y2, class.
+    """
+    by_size: dict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
+    for size, boxes in frames:
+        by_size[size].append(np.asarray(boxes, np.float64).reshape(-1, 5))
+    together = {size: np.concatenate(boxes) for size, boxes in by_size.items()}
+    kept = sum(len(Letterbox(size, input_size).boxes_to_input(boxes)) for size, boxes in together.items())
+    total = sum(map(len, together.values()))
+    return total - kept, total
+
+
+def lost_boxes_warning(source: Path, frames: Iterable[SizedBoxes], input_size: tuple[int, int]) -> list[str]:
+    """That some boxes are no targets in training."""
+    lost, total = lost_boxes(frames, input_size)
+    if not lost:
+        return []
+    height, width = input_size
+    return [
+        f"{source}: {lost} of {total} boxes are 1 pixel or less across at --input-size {height} {width}, so training "
+        "takes them for background; give a larger --input-size"
+    ]
+
+
+def sized_boxes(data: Annotations) -> Iterator[SizedBoxes]:
+    """The size of each frame and its boxes."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in data.coco["images"]}
+    return ((sizes[record.image_id], record.boxes) for record in data.records)
+
+
+def training_warnings(
+    train: Annotations, val: Annotations, input_size: tuple[int, int], intensity: Intensity
+) -> list[str]:
+    """What a person should know before the first step: sequences in both splits, jumps, lost targets, lost contrast."""
     splits = {"training": train, "validation": val}
-    folders = {split: {record.path.parent for record in records} for split, records in splits.items()}
+    folders = {split: {record.path.parent for record in data.records} for split, data in splits.items()}
     warnings = []
+    if not any(len(record.boxes) for record in train.records):
+        warnings.append(f"{train.source}: no box in it, so all that can be learned is that nothing is a target")
+    for data in splits.values():
+        warnings += lost_boxes_warning(data.source, sized_boxes(data), input_size)
     if shared := sorted(folders["training"] & folders["validation"]):
         warnings.append(
             f"{len(shared)} sequences are in both splits, the first is {shared[0]}: validation scores neighbours of "
@@ -122,4 +164,10 @@ def training_warnings(train: Iterable[FrameRecord], val: Iterable[FrameRecord]) 
                 f"{split}: frame numbers jump in {len(jumped)} of {len(jumps)} sequences, the first is {jumped[0]}; "
                 "clips do not reach across"
             )
+    first = {record.path.parent: record.path for record in train.records}
+    for path in list(first.values())[:SAMPLED]:
+        values = read_values(path)
+        if note := few_levels(values, to_grey(values, intensity, path), intensity):
+            warnings.append(f"{path}: {note}")
+            break
     return warnings

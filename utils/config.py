@@ -14,7 +14,6 @@ from utils.cli import Unset, UserError
 from utils.frames import Intensity, check_intensity
 from utils.schedule import PUBLISHED
 
-ROOT = Path(__file__).resolve().parents[1]
 PRESETS = {"cross-slice": (2, 2), "released": (1, 1)}  # slices, layers
 
 
@@ -156,6 +155,8 @@ class TrainConfig:
             (self.num_frames >= 2, f"--num-frames {self.num_frames}: a clip needs 2 frames or more"),
             (0 < self.depth <= 10, f"--depth {self.depth}: must be above 0 and at most 10"),
             (1 / 64 <= self.width <= 10, f"--width {self.width}: must be 1/64 (one channel in the stem) to 10"),
+            (self.slices_layers not in ((0, 0), (1, 1)) or self.attention_dropout == TrainConfig.attention_dropout,
+             "--attention-dropout: one node has no attention, and no motion branch none either"),
             (0 <= self.attention_dropout < 1,
              f"--attention-dropout {self.attention_dropout}: must be at least 0 and below 1"),
             (self.crop >= 0 and self.crop % 32 == 0, f"--crop {self.crop}: must be a multiple of 32, or 0 for none"),
@@ -168,6 +169,8 @@ class TrainConfig:
             (self.motion_weight > 0 or self.recompute != "motion",
              "--recompute motion: --motion-weight 0 leaves no motion branch; use extractor"),
             (self.crop > 0 or self.target_share == TrainConfig.target_share, "--target-share is for --crop"),
+            (self.cache == "ram" or self.cache_mb == TrainConfig.cache_mb, "--cache-mb is for --cache ram"),
+            (self.cache == "disk" or self.cache_dir == TrainConfig.cache_dir, "--cache-dir is for --cache disk"),
             (0 <= self.target_share <= 1, f"--target-share {self.target_share}: must be from 0 to 1"),
             (self.lr is None or self.lr > 0, f"--lr {self.lr}: must be above 0"),
             (self.lr_bounds is None or 0 < self.lr_bounds[0] <= self.lr_bounds[1],
@@ -238,9 +241,10 @@ class TrainConfig:
             data_root=self.data_root,
             train_list=self.annotations("train"),
             val_list=self.annotations("val"),
-            num_classes=len(read_class_names(self.classes)),
+            classes=self.classes,
             decode=True,
             intensity=self.intensity,
+            input_size=self.input_size,
             output=self.run_dir.resolve().with_name(f"{self.run_dir.resolve().name}_data"),
         )
 
@@ -272,18 +276,3 @@ def choose_device(name: str) -> torch.device:
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"--device {name}: cannot compute there ({reason}); use auto, cpu, cuda or cuda:N") from None
     return device
-
-
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """Class names, one a line. A relative path that is not there counts from the project's folder, as its own do."""
-    if not path.is_absolute() and not path.is_file():
-        path = next((own for own in [ROOT / path] if own.is_file()), path)
-    try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); --classes takes a file of class names") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8; --classes takes a file of class names") from None
-    if not names:
-        raise UserError(f"{path}: no class name in it; write one a line")
-    return names

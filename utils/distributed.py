@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ class Processes:
         if not self.several:
             return model
         ids = [device.index] if device.type == "cuda" else None
+        # Kernels that the motion branch uses in slices have gradients in another layout: a few MB are copied.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)  # or two copies of them
 
     def sum(self, value: Tensor) -> Tensor:

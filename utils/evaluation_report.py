@@ -12,14 +12,15 @@ from utils.json_files import read_json, write_json
 from utils.pd_fa import CENTRE_DISTANCE
 
 
-def make_folder(path: Path) -> None:
-    """Make an output folder to write into before the work begins; `UserError` where that is impossible."""
+def make_folder(path: Path, flag: str = "--output") -> None:
+    """Make an output folder to write into before the work begins; `UserError` where that is impossible. `flag` names
+    it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UserError(f"{path}: cannot be made or written ({error.strerror}); choose another --output") from None
+        raise UserError(f"{path}: cannot be made or written ({error.strerror}); choose another {flag}") from None
 
 
 def format_report(evaluation: Evaluation) -> str:

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -231,8 +230,12 @@ def _make_file(path: Path, length: int) -> None:
         if path.exists():  # of another length: the sequence has other frames now
             os.replace(name, path)
         else:
-            with suppress(FileExistsError):
+            try:
                 os.link(name, path)
+            except FileExistsError:
+                pass
+            except OSError:  # no hard links on this disk; of two processes the later file stays, which is as empty
+                os.replace(name, path)
     finally:
         os.close(descriptor)
         Path(name).unlink(missing_ok=True)

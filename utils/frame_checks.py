@@ -12,8 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from utils.cli import UserError
-from utils.frame_order import Order, judge_run, thumbnail, windows
-from utils.frames import Intensity, read_image_size, read_values, sequence_frames, split_runs, to_grey
+from utils.frame_order import Order, RunJudge, windows
+from utils.frames import (
+    RANGE,
+    Intensity,
+    few_levels,
+    read_image_size,
+    read_values,
+    sequence_frames,
+    split_runs,
+    to_grey,
+)
 from utils.scr import measure_scr
 
 BLOCK = 4096  # bytes of a file's start, middle and end that stand for it until a pair is compared as a whole
@@ -50,6 +59,7 @@ class FolderFacts:
     scr: list[float] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
     deep: list[tuple[float, float]] = field(default_factory=list)  # range of values of frames of more than 8 bits
+    few_levels: str = ""  # what was said of their contrast
 
 
 def inspect_folder(job: FolderJob) -> FolderFacts:
@@ -127,27 +137,27 @@ def _look(job: FolderJob, run: Sequence[Path], facts: FolderFacts) -> None:
     """Decode the frames of a run, or some of them: damage, contrast of the targets, order."""
     places = windows(len(run), job.decode)
     wanted = range(len(run)) if job.decode else sorted({k for window in places for k in window})
-    thumbnails = {}
+    judge = RunJudge(places)
     for place in wanted:
         path = run[place]
         try:
             values = read_values(path)
             if values.dtype != np.uint8 and np.isfinite(values).all():
-                facts.deep.append(tuple(np.percentile(values, [0.1, 99.9]).tolist()))
+                facts.deep.append(tuple(np.percentile(values, RANGE).tolist()))
             frame = to_grey(values, job.intensity, path)
         except UserError as error:
             facts.errors.append(f"{job.where.get(path.name, job.label)}: {error}")
             continue
-        thumbnails[place] = thumbnail(frame)
+        if not facts.few_levels and (note := few_levels(values, frame, job.intensity)):
+            facts.few_levels = note
+            facts.warnings.append(f"{job.where.get(path.name, job.label)}: {path}: {note}")
+        judge.add(place, frame)
         height, width = frame.shape
         for box in job.boxes.get(path.name, ()):
             x1, y1, x2, y2 = box.astype(int)
             if 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height and (x2 - x1) * (y2 - y1) < height * width:
                 facts.scr.append(measure_scr(frame, box))
-    whole = [kept for window in places if (kept := [k for k in window if k in thumbnails])]
-    same = len({thumbnails[k].shape for k in thumbnails}) == 1
-    if whole and same:
-        order = judge_run(thumbnails, whole)
+    if order := judge.order():
         facts.orders.append(order)
         _say_order(job, run, order, facts)
 

@@ -95,9 +95,37 @@ def _breaks(matrix: np.ndarray, steps: np.ndarray, tree: float) -> tuple[int, ..
     return tuple(found) if len(found) >= FEWEST_BREAKS and np.median(steps) < SMOOTH * tree else ()
 
 
-def judge_run(thumbnails: dict[int, np.ndarray], places: Sequence[Sequence[int]]) -> Order:
-    """The order of a run from its windows: the median smoothness and all breaks; thumbnails by place in the run."""
-    judged = [judge(distances([thumbnails[k] for k in window])) for window in places]
-    told = [order.smoothness for order in judged if order.smoothness is not None]
-    breaks = {window[k] for window, order in zip(places, judged, strict=True) for k in order.breaks}
-    return Order(float(np.median(told)) if told else None, tuple(sorted(breaks)), len(thumbnails))
+class RunJudge:
+    """The order of a run from its windows, whose frames come one after the other; a window's are let go after it."""
+
+    def __init__(self, places: Sequence[Sequence[int]]):
+        self._waiting = list(places)  # windows, by their ends
+        self._thumbnails: dict[int, np.ndarray] = {}
+        self._shapes: set[tuple[int, ...]] = set()
+        self._judged: list[tuple[list[int], Order]] = []
+        self._frames = 0
+
+    def add(self, place: int, frame: np.ndarray) -> None:
+        """A grey frame (h, w) and its place in the run; places rise, and one whose frame is damaged is left out."""
+        self._judge_before(place)
+        self._shapes.add(frame.shape)
+        self._thumbnails[place] = thumbnail(frame)
+        self._frames += 1
+
+    def order(self) -> Order | None:
+        """The median smoothness and all breaks; None where there is no frame, or frames of several sizes."""
+        if len(self._shapes) != 1:
+            return None
+        self._judge_before(None)
+        told = [order.smoothness for _, order in self._judged if order.smoothness is not None]
+        breaks = {window[k] for window, order in self._judged for k in order.breaks}
+        return Order(float(np.median(told)) if told else None, tuple(sorted(breaks)), self._frames)
+
+    def _judge_before(self, place: int | None) -> None:
+        """Judge the windows that end before a place (None: all), and forget the frames that no later one has."""
+        while self._waiting and (place is None or self._waiting[0][-1] < place):
+            window = [k for k in self._waiting.pop(0) if k in self._thumbnails]
+            if window and len(self._shapes) == 1:
+                self._judged.append((window, judge(distances([self._thumbnails[k] for k in window]))))
+            first = self._waiting[0][0] if self._waiting else np.inf
+            self._thumbnails = {k: kept for k, kept in self._thumbnails.items() if k >= first}

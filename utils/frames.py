@@ -32,6 +32,9 @@ DECODING_ERRORS = (
 # 0..255, with what lies outside cut off. 8-bit values stay as they are under any rule.
 Intensity = Literal["full"] | tuple[float, float]
 
+RANGE = (0.1, 99.9)  # percentiles: but for a few odd pixels
+FEW_LEVELS = 32  # of 256
+FEWEST_STEPS = 5  # of frames left out by a rule, not by accident
 SECONDS = (100, 1000, 1_000_000, 1_000_000_000)  # of hundredths, milli-, micro- and nanoseconds in names of frames
 NOT_STILL_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # registered by Pillow, but nothing it can decode
 
@@ -106,6 +109,21 @@ def to_grey(values: np.ndarray, intensity: Intensity, where: object) -> np.ndarr
         raise UserError(f"{where}: has pixels that are infinite or no number; replace the frame by a sound one")
     low, high = (0, _full_range(values, where)) if intensity == "full" else intensity
     return np.rint(np.clip((values.astype(np.float64) - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
+
+
+def few_levels(values: np.ndarray, grey: np.ndarray, intensity: Intensity) -> str | None:
+    """What to say where `to_grey` leaves few grey levels of a frame of more than 8 bits (h, w); None otherwise."""
+    if values.dtype == np.uint8:
+        return None
+    low, high = np.percentile(values, RANGE)
+    levels = np.ptp(np.percentile(grey, RANGE)) + 1
+    if low == high or levels >= FEW_LEVELS:
+        return None
+    rule = "full" if intensity == "full" else " ".join(f"{value:g}" for value in intensity)
+    return (
+        f"--intensity {rule} leaves {levels:.0f} of 256 grey levels to its values, {low:g} to {high:g}; give the range "
+        "of the data set's values as --intensity LOW HIGH, which --check-data shows"
+    )
 
 
 def _full_range(values: np.ndarray, where: object) -> int:
@@ -213,10 +231,16 @@ def split_runs(paths: Sequence[Path]) -> list[list[Path]]:
 
 
 def _usual_step(steps: Sequence[int]) -> int:
-    """The most common step, of equally common ones the smallest; the median where none is common, as between times."""
+    """The most common step, of equally common ones the smallest; the median where none is common, as between times.
+
+    Where a longer one, up to twice it, is common too, that: 1, 2, 4, 5, 7, ..., every third frame having been left out.
+    """
     counts = Counter(steps)
     common = min(counts, key=lambda step: (-counts[step], step), default=0)
-    return common if counts[common] >= len(steps) / 4 else statistics.median_low(steps)
+    if counts[common] < len(steps) / 4:
+        return statistics.median_low(steps)
+    often = max(len(steps) / 4, FEWEST_STEPS)
+    return max((step for step in counts if step <= 2 * common and counts[step] >= often), default=common)
 
 
 def _is_jump(previous: tuple[int, ...], number: tuple[int, ...], usual_step: int) -> bool:

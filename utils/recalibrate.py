@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,16 @@ def main(config: Config) -> None:
 
 def frames_of(config: Config) -> tuple[Path, Path]:
     """The data root and the list of the frames: as given, or those that the network was trained on."""
-    run = {} if config.data_root else recorded_run(config.weights).get("config", {})
-    root = config.data_root or Path(run.get("data_root") or "datasets/DAUB")
-    listed = config.train_list or run.get("train_list")
-    return root, Path(listed) if listed else root / "annotations" / "instances_train2017.json"
+    run = {} if config.data_root else recorded_run(config.weights)
+    root = config.data_root or _recorded_path(run, "data_root") or Path("datasets/DAUB")
+    listed = config.train_list or _recorded_path(run, "train_list")
+    return root, listed or root / "annotations" / "instances_train2017.json"
+
+
+def _recorded_path(run: Mapping[str, Any], name: str) -> Path | None:
+    """A path of a run's settings: the whole one, or, where that is not there (a moved folder), as it was given."""
+    whole, given = (str(run.get(part, {}).get(name) or "") for part in ("files", "config"))
+    return Path(whole) if whole and Path(whole).exists() else Path(given) if given else None
 
 
 def batches_of(clips: ClipDataset, config: Config, device: torch.device) -> Iterator[Tensor]:

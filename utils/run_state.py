@@ -17,10 +17,11 @@ from utils.cli import UserError
 from utils.json_files import read_json
 from utils.tensor_files import DamagedFile, read_checkpoint, save_atomically
 
-LAST, PREVIOUS = "last.pth", "previous.pth"
+LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
 # Settings that decide which clips the steps of an epoch see, and those that say nothing of the training itself.
 ORDER = ("seed", "epoch_share", "batch_size", "data_root", "train_list")
 JUDGED = ("best_by", "iou_loss", "data_root", "val_list", "input_size", "intensity")  # what scores depend on
+AT_START = ("init", "pretrained")  # what only the first step sees
 PASSING = ("resume", "run_dir", "dry_run", "cache", "cache_mb", "cache_dir")
 
 
@@ -151,7 +152,11 @@ def restore_progress(
         same_file = name in files_before and files_before[name] == files[name]  # however it is spelled
         return before.get(name, settings[name]) != settings[name] and not same_file
 
-    notes = [f"{n} {before[n]} -> {value}" for n, value in settings.items() if n not in PASSING and changed(n)]
+    told = [name for name in settings if name not in PASSING and changed(name)]
+    notes = [
+        f"--{n} is not used, the run has weights already" if n in AT_START else f"{n} {before[n]} -> {settings[n]}"
+        for n in told
+    ]
     if any(map(changed, JUDGED)):  # scores cannot be compared
         progress.best = float("inf")
         notes.append("scores that cannot be compared with those before: the best begins anew")
@@ -170,6 +175,9 @@ def state_of_run(
 
 
 def recorded_run(weights: Path) -> dict[str, Any]:
-    """What the config.json beside a run's weight file says, `config` and `environment`; empty where there is none."""
+    """The `config`, `files` and `environment` of the config.json beside a run's weights; empty without one."""
     path = weights.with_name("config.json")
-    return read_json(path, "run's settings") if path.is_file() else {}
+    content = read_json(path, "run's settings") if path.is_file() else {}
+    parts = {"config": {}, "files": {}, "environment": {}}
+    known = isinstance(content, dict) and all(isinstance(content.get(name, {}), dict) for name in parts)
+    return {**parts, **content} if known else parts  # of another program's file nothing

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.cli import UserError
-from utils.run_state import LAST, PREVIOUS
+from utils.run_state import BEST, LAST, PREVIOUS
 
 COLUMNS = ("epoch", "lr", "train_total", "train_iou", "train_obj", "train_cls", "train_motion", "val_loss", "val_mAP50",
            "seconds")
@@ -56,25 +56,28 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
 
 
 class RunLog:
-    """The text side of a run folder; epochs count from 1. `rows` are those of the epochs done, as a checkpoint has
-    them: whatever else metrics.csv held was written after it, and will be written again."""
+    """The text side of a run folder; epochs count from 1. `config` and `files` are `TrainConfig`'s `to_json` and
+    `files`; `rows` are those of the epochs done, as a checkpoint has them: whatever else metrics.csv held was written
+    after it, and will be written again."""
 
     def __init__(
         self,
         run_dir: Path,
         config: dict[str, Any],
+        files: dict[str, str],
         rows: Sequence[dict[str, Any]] = (),
         device: torch.device | None = None,
     ):
         self.run_dir = run_dir
         self.csv_path = run_dir / "metrics.csv"
         self.rows = list(rows)
-        facts = environment(device)
+        facts = {"config": config, "files": files, "environment": environment(device)}
         with self._writing():
             self._write_rows()
-            replace_text(run_dir / "config.json", json.dumps({"config": config, "environment": facts}, indent=2) + "\n")
+            replace_text(run_dir / "config.json", json.dumps(facts, indent=2) + "\n")
             self.board = SummaryWriter(str(run_dir), purge_step=len(self.rows) + 1)
-        self.note(f"{' '.join(facts['command'])}  (revision {facts['git']}, torch {facts['packages']['torch']})")
+        made = facts["environment"]
+        self.note(f"{' '.join(made['command'])}  (revision {made['git']}, torch {made['packages']['torch']})")
 
     def note(self, text: str) -> None:
         """Append to train.log, each line with the time."""
@@ -192,5 +195,14 @@ def make_run_dir(path: Path, resume: bool) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); pass another --run-dir") from None
-    if not resume and any((path / name).exists() for name in (LAST, PREVIOUS)):
-        raise UserError(f"{path}: holds a run already; go on with --resume, or pass another --run-dir")
+    if text := None if resume else held(path):
+        raise UserError(text)
+
+
+def held(path: Path) -> str | None:
+    """What is wrong with a folder for a new run: it holds one, or the weights of one."""
+    if any((path / name).exists() for name in (LAST, PREVIOUS)):
+        return f"{path}: holds a run already; go on with --resume, or pass another --run-dir"
+    if (path / BEST).exists():
+        return f"{path}: holds {BEST} of a run that cannot go on, as its {LAST} is not there; pass another --run-dir"
+    return None

@@ -13,9 +13,10 @@ from matplotlib.patches import Rectangle
 
 from utils.annotations import load_annotations
 from utils.augment import EpochSampler, TrainingClips
+from utils.class_file import read_class_names
 from utils.cli import UserError, run_command
 from utils.clips import ClipDataset, ClipSample
-from utils.config import TrainConfig, read_class_names
+from utils.config import TrainConfig
 from utils.figures import as_written
 
 COLOUR = "#D55E00"
@@ -68,6 +69,8 @@ def _draw_boxes(axis: Axes, sample: ClipSample) -> None:
 
 def main(config: Config) -> None:
     """Write the picture."""
+    if not config.output.suffix:
+        raise UserError(f"{config.output}: give --output with the picture's type, such as {config.output}.png")
     pairs = first_pairs(config)
     save_picture(pairs, config.output)
     print(f"wrote {config.output}: {len(pairs)} clips, each as read and augmented")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from multiprocessing.sharedctypes import RawValue
 from types import FrameType
 
@@ -18,10 +19,10 @@ class Stopped(Exception):
 class StopSignals:
     """Context in which both signals are noted in `received` instead of ending the process.
 
-    A second SIGINT raises `KeyboardInterrupt` at once, unless `patient`: torchrun passes on the SIGINT that the
-    terminal has sent to every process already. The handlers are set even where the process was started with the
-    signal ignored, as a shell does to commands in the background. Threads other than the main one may not set
-    handlers: there nothing is noted.
+    The first SIGINT is answered on standard error; a second one raises `KeyboardInterrupt` at once. Not where
+    `patient`: torchrun passes on the SIGINT that the terminal has sent to every process already. The handlers are set
+    even where the process was started with the signal ignored, as a shell does to commands in the background. Threads
+    other than the main one may not set handlers: there nothing is noted.
     """
 
     def __init__(self, patient: bool = False) -> None:
@@ -40,8 +41,11 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT and not self._patient:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT and not self._patient:
+            if self.received == signal.SIGINT:
+                raise KeyboardInterrupt
+            with suppress(OSError):  # straight to the file: print may be at work where the signal came
+                os.write(2, b"\nstopping after this step; Ctrl-C once more ends at once\n")
         self.received = signal.Signals(number)
 
 

@@ -7,6 +7,7 @@ failures.py (messages), distributed.py (several processes), progress.py and runl
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import sys
 import time
@@ -20,9 +21,10 @@ from nets import YOLOXLoss
 from utils import check_data
 from utils.check_rows import training_warnings
 from utils.checkpoint import checkpoint_of
+from utils.class_file import read_class_names
 from utils.cli import UserError
 from utils.clips import ClipBatch
-from utils.config import TrainConfig, read_class_names
+from utils.config import TrainConfig
 from utils.distributed import Processes, share_batch_statistics
 from utils.dry_run import describe_run
 from utils.ema import EMA
@@ -31,6 +33,7 @@ from utils.optimizer import build_optimizer, restore_optimizer
 from utils.progress import EpochProgress, describe_epoch
 from utils.run_lock import RunLock
 from utils.run_state import (
+    BEST,
     Progress,
     check_same_network,
     newest_run,
@@ -41,7 +44,7 @@ from utils.run_state import (
     seed_everything,
     state_of_run,
 )
-from utils.runlog import Messages, RunLog, make_run_dir
+from utils.runlog import Messages, RunLog, held, make_run_dir
 from utils.schedule import Schedule, clamping, scaled_rates
 from utils.signals import Stopped, StopSignals, WorkerSignals
 from utils.tensor_files import save_atomically
@@ -52,11 +55,12 @@ from utils.validation import validate
 
 def train(config: TrainConfig) -> int:
     """Run a whole training, or with `check_data` only look at its data: what train_DAUB.py and train_IRDST.py call."""
-    if config.check_data:
-        return check_data.main(config.data_check)
     processes = Processes.from_environment()
+    if config.check_data:
+        return check_data.main(config.data_check, "--run-dir") if processes.is_main else 0
     device = processes.device(config.device)
-    with processes.joined(device, config.rank_timeout), StopSignals(patient=processes.several) as stop:
+    stop = StopSignals(patient=processes.several)
+    with processes.joined(device, config.rank_timeout):
         try:
             trainer = Trainer(config, processes, stop)
         except (RuntimeError, MemoryError) as error:  # another process may have met a fault of its own
@@ -67,7 +71,8 @@ def train(config: TrainConfig) -> int:
             if processes.is_main:
                 print(describe_run(trainer), flush=True)
         else:
-            trainer.fit()
+            with stop:  # until now there was nothing to save
+                trainer.fit()
     return 0
 
 
@@ -145,10 +150,10 @@ class Trainer:
             self.messages.say(f"{config.run_dir}: {done}")
             return
         if self.processes.is_main:
-            self.log = RunLog(config.run_dir, config.to_json(), self.progress.rows, self.device)
+            self.log = RunLog(config.run_dir, config.to_json(), config.files(), self.progress.rows, self.device)
             self.messages.write_to(self.log)
         self.messages.say("\n".join(filter(None, [self.resumed, self._summary()])))
-        for line in training_warnings(self.train_data.records, self.val_data.records) if self.log else ():
+        for line in self._warnings() if self.log else ():
             self.messages.warn(f"warning: {line}")
         self.worker_signals.begin()
         try:
@@ -164,8 +169,11 @@ class Trainer:
             if self.log:
                 self.log.close()
             del self.loader  # its processes end with it
-        files = ", ".join(str(config.run_dir / name) for name in ("best.pth", "metrics.csv", "curves.png"))
+        files = ", ".join(str(config.run_dir / name) for name in (BEST, "metrics.csv", "curves.png"))
         self.messages.say(f"done: {files}")
+
+    def _warnings(self) -> list[str]:
+        return training_warnings(self.train_data, self.val_data, self.config.input_size, self.config.intensity)
 
     def _summary(self) -> str:
         """What is about to be trained, in a line."""
@@ -300,7 +308,7 @@ class Trainer:
         if score < self.progress.best:
             self.progress.best = score
             return True
-        return not (self.config.run_dir / "best.pth").exists()
+        return not (self.config.run_dir / BEST).exists()
 
     def _check_weights(self) -> None:
         """Weights that are not finite are never saved."""
@@ -315,7 +323,7 @@ class Trainer:
         """Write best.pth and, now and then, the epoch's weights."""
         run_dir, interval, epoch = self.config.run_dir, self.config.save_interval, self.progress.epoch
         if improved:
-            save_atomically(self._weights(), run_dir / "best.pth")
+            save_atomically(self._weights(), run_dir / BEST)
         if interval and epoch % interval == 0:
             save_atomically(self._weights(), run_dir / f"epoch_{epoch:03d}.pth")
 
@@ -343,6 +351,8 @@ class Trainer:
         """The newest checkpoint to go on from, under --resume."""
         config = self.config
         if config.dry_run:
+            if text := None if config.resume else held(config.run_dir):
+                self.messages.warn(f"warning: {text}")
             return None
         make_run_dir(config.run_dir, config.resume)
         self.lock = RunLock(config.run_dir)
@@ -350,6 +360,8 @@ class Trainer:
             return None
         found = newest_run(config.run_dir, self.messages.warn)
         if found is None:
+            if text := held(config.run_dir):  # best.pth, which a run from the beginning would replace
+                raise UserError(text)
             self.messages.say(f"{config.run_dir / 'last.pth'}: not there yet; --resume starts from the beginning")
         return found
 
@@ -368,4 +380,7 @@ class Trainer:
         self.saved = str(Progress(**state["progress"]))
         num_clips = len(self.train_data.records)
         self.progress, notes = restore_progress(state, settings, self.config.files(), num_clips)
+        if self.progress.best < math.inf and not (self.config.run_dir / BEST).exists():
+            self.progress.best = math.inf
+            notes.append(f"{BEST} is not there: the best begins anew")
         self.resumed = "; ".join([f"{path}: going on after {self.saved}", *notes])

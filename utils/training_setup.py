@@ -11,14 +11,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from nets import SSTNet
-from utils.annotations import Annotations, is_list, load_annotations
+from utils.annotations import Annotations, load_annotations
 from utils.augment import EpochSampler, TrainingClips, clips_of_epoch
 from utils.batches import BatchShape, BatchShare
+from utils.check_rows import lost_boxes, sized_boxes
 from utils.checkpoint import FORMAT, LoadReport, load_weights, refuse_not_finite
+from utils.class_file import class_fault
 from utils.cli import UserError
 from utils.clips import ClipDataset, collate_clips
 from utils.config import TrainConfig
 from utils.distributed import Processes
+from utils.evaluation_input import parse_ground_truth
 from utils.frame_cache import open_cache
 from utils.optimizer import initialise
 from utils.signals import WorkerSignals
@@ -33,15 +36,17 @@ def load_split(config: TrainConfig, split: Literal["train", "val"], class_names:
     if config.data_root.is_dir() and not path.is_file():
         raise UserError(f"{path}: no such file; pass the {split} list or COCO JSON with --{split}-list")
     data = load_annotations(path, config.data_root, num_classes, check_beside=True)
-    if len(data.category_ids) != num_classes:
+    if fault := class_fault(path, data.class_names, class_names, config.classes):
+        raise UserError(fault)
+    if split == "val":
+        parse_ground_truth(data.coco, str(path))  # what the scoring refuses is said now, not after an epoch
+        return data
+    lost, total = lost_boxes(sized_boxes(data), config.input_size)
+    if total and lost == total:
+        height, width = config.input_size
         raise UserError(
-            f"{data.source}: {len(data.category_ids)} categories, but {config.classes} names {num_classes} "
-            "classes; pass the data set's own class file with --classes"
-        )
-    if not is_list(path) and num_classes > 1 and data.class_names != class_names:
-        raise UserError(
-            f"{path}: its categories are {', '.join(data.class_names)}, but {config.classes} says "
-            f"{', '.join(class_names)}; write the same names in the same order"
+            f"{path}: no box to learn from, all {total} are 1 pixel or less across at --input-size {height} {width}; "
+            "give a larger one"
         )
     return data
 

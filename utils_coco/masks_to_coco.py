@@ -36,7 +36,7 @@ class Config:
     data_root: Path
     """Folder of the data set; the JSON's paths count from it."""
     masks: Path
-    """Folder of the masks, with the folders and names of the images."""
+    """Folder of the masks, with the folders and names of the images; not counted from the data root."""
     output: Path
     """The JSON to write."""
     images: Path = Path("images")
@@ -97,6 +97,8 @@ def main(config: Config) -> None:
     if config.output.suffix.lower() != ".json":
         raise UserError(f"{config.output}: --output must end in .json")
     images, left_out, builder = config.data_root / config.images, Counter(), CocoBuilder()
+    if config.images.is_absolute() and images.resolve().is_relative_to(config.data_root.resolve()):
+        images = config.data_root / images.resolve().relative_to(config.data_root.resolve())
     refuse_source(config.output, folders=[images, config.masks])
     if not images.is_relative_to(config.data_root):
         raise UserError(f"{images}: not below --data-root {config.data_root}, which the JSON's paths are relative to")

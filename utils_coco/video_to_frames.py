@@ -26,7 +26,7 @@ from utils.annotation_files import whole_pixel_box, write_coco
 from utils.cli import Several, UserError, run_command
 from utils.converted import CocoBuilder, new_folder, write_frame
 from utils.evaluation_report import make_folder
-from utils.frames import is_image_name, natural_key
+from utils.frames import natural_key
 from utils.json_files import read_json
 from utils.video import open_source
 
@@ -63,8 +63,6 @@ def find_videos(config: Config) -> list[Path]:
     for path in found:
         if names[path.stem] > 1:
             raise UserError(f"{path}: another video beside it has the same name; give each its own")
-        if not is_image_name(f"{path.stem}/1.png"):
-            raise UserError(f"{path}: cannot be the name of a folder of frames; rename it")
     if unknown := [name for name in config.val if name not in names]:
         raise UserError(f"--val {unknown[0]}: no such video in {config.videos}; give names without the ending")
     return sorted(found, key=lambda path: natural_key(path.stem))
