@@ -148,10 +148,8 @@ class TrainConfig:
     """Print what would run (parameters, steps, learning rates, memory) and stop."""
 
     def __post_init__(self) -> None:
-        height, width = self.input_size
+        check_input_size(self.input_size)
         checks = (
-            (height > 0 and width > 0 and height % 32 == 0 and width % 32 == 0,
-             f"--input-size {height} {width}: both sides must be multiples of 32, such as 512 512"),
             (self.num_frames >= 2, f"--num-frames {self.num_frames}: a clip needs 2 frames or more"),
             (0 < self.depth <= 10, f"--depth {self.depth}: must be above 0 and at most 10"),
             (1 / 64 <= self.width <= 10, f"--width {self.width}: must be 1/64 (one channel in the stem) to 10"),
@@ -257,7 +255,7 @@ class TrainConfig:
 def check_input_size(size: tuple[int, int]) -> None:
     """`UserError` where no network takes an input of so many pixels (height, width)."""
     if any(side <= 0 or side % 32 for side in size):
-        raise UserError(f"--input-size {size[0]} {size[1]}: both sides must be multiples of 32")
+        raise UserError(f"--input-size {size[0]} {size[1]}: both sides must be multiples of 32, such as 512 512")
 
 
 def choose_device(name: str) -> torch.device:

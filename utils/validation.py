@@ -32,7 +32,8 @@ def validate(
     model: SSTNet, criterion: YOLOXLoss, data: Annotations, class_names: tuple[str, ...], input_size: tuple[int, int],
     device: torch.device, processes: Processes, stop: StopSignals, intensity: Intensity = "full",
 ) -> tuple[float, float]:
-    """Mean detection loss an image and mAP50; `Stopped` in all processes as soon as one is asked to stop."""
+    """Mean detection loss an image and mAP50; `Stopped` in all processes where one was asked to stop, which ends its
+    own share there."""
     detector = Detector(model, class_names, input_size, device, intensity=intensity)
     own = _validate_share(detector, criterion, data, processes, stop)
     shares = processes.all_of((stop.received, own))
