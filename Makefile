@@ -1,6 +1,6 @@
 # make setup   make .venv and install the packages
 # make demo    set up, then train on a small synthetic data set, evaluate, draw, and draw real videos with the shipped
-#              weights: 10 to 12 minutes on 2 CPU cores
+#              weights: about 10 minutes on 2 CPU cores
 # make test    set up, then run all tests: about 13 minutes on 2 CPU cores
 # make study   what each idea is worth: trains and tests every row of docs/study.md that has no result yet, for a night or
 #              longer on 2 CPU cores; goes on where it was stopped
@@ -41,7 +41,7 @@ demo: $(INSTALLED)
 		--annotations demo/synthetic/annotations/instances_test2017.json --output demo/predictions
 	@if [ -f model_data/sstnet_infrared.pth ]; then for video in $(SAMPLES); do \
 		$(RUN) vid_predict.py --source tests/data/drone_ir/$$video.mp4 --annotations tests/data/drone_ir/boxes.txt \
-			--max-frames 40 --output demo/samples/$$video || exit 1; done; fi
+			--max-frames 24 --output demo/samples/$$video || exit 1; done; fi
 	@echo
 	@echo "numbers:  demo/evaluation/metrics.json, demo/run/metrics.csv"
 	@echo "pictures: demo/predictions/detections.mp4, demo/predictions/frames/, demo/evaluation/report.html," \
