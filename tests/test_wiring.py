@@ -19,7 +19,7 @@ from tests.training_cases import make_data, read_rows, small_config
 from utils.annotations import load_annotations
 from utils.augment import Augmentation
 from utils.checkpoint import checkpoint_of
-from utils.clips import ClipDataset, collate_clips, normalise_clips
+from utils.clips import ClipDataset, ClipSample, collate_clips, normalise_clips
 from utils.detector import Detector
 from utils.evaluation import evaluate
 from utils.optimizer import build_optimizer
@@ -59,6 +59,17 @@ def test_settings_of_network_schedule_and_clips(data, tmp_path):
     clips = trainer.loader.dataset
     assert clips.augmentation == Augmentation(**augmentation)
     assert (clips.clips.frame_interval, clips.clips.num_frames) == (2, 3)
+
+
+def test_the_share_of_crops_around_a_target():
+    """A target of 8 pixels in 512 x 512: a crop of 32 placed by chance hardly ever holds it."""
+    sample = ClipSample(torch.zeros(3, 512, 512, dtype=torch.uint8), torch.tensor([[200.0, 300.0, 8.0, 8.0, 0.0]]), 0)
+    generator = torch.Generator().manual_seed(0)
+    held = {
+        share: sum(len(Augmentation(crop=32, target_share=share)(sample, generator).targets) for _ in range(200))
+        for share in (0.0, 0.5, 1.0)
+    }
+    assert held[0.0] < 10 and 70 < held[0.5] < 130 and held[1.0] == 200
 
 
 def test_the_seed_decides_the_weights(data, tmp_path):
