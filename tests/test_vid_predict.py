@@ -199,6 +199,16 @@ def test_annotations_tell_hits_misses_and_false_alarms(weights, clip, tmp_path, 
     assert len(set(ids.values())) == len(ids) and ids["10.png"] > 4  # others get ids of their own
 
 
+def test_flags_of_tracks_and_of_the_video_rate(weights, clip, tmp_path):
+    common = ("--weights", weights, "--source", clip, "--confidence", CONFIDENCE, "--track", "--max-frames", 6)
+    counts = {}
+    for name, flags in {"usual": (), "near": ("--track-reach", 0.01), "long": ("--min-track-length", 7)}.items():
+        assert predict(*common, "--output", tmp_path / name, "--fps", 10, *flags) == 0
+        counts[name] = len({result["track_id"] for result in read_results(tmp_path / name)})
+    assert counts["near"] > counts["usual"] > 0 and counts["long"] == 0
+    assert open_source(tmp_path / "usual" / "detections.mp4").fps == 10
+
+
 def test_tracks_in_every_file(weights, clip, tmp_path, capsys):
     """The network's own detections as annotations: each is hit by its own track, so nothing switches."""
     common = ("--weights", weights, "--source", clip, "--confidence", CONFIDENCE, "--save", "frames", "--track")
