@@ -49,6 +49,13 @@ def test_a_step_beyond_reach_starts_a_track():
     assert numbers([[(10, 20)], [(22.1, 20)]], reach=13) == [[1], [1]]
 
 
+def test_the_velocity_is_half_the_newest_step_and_half_the_one_before():
+    """Steps of 2 and 8 pixels: 5 are expected next, so 25 at the fourth frame."""
+    first = [[(10, 20)], [(12, 20)], [(20, 20)]]
+    for place, number in ((18.4, 2), (18.6, 1), (31.4, 1), (31.6, 2)):
+        assert numbers([*first, [(place, 20)]], reach=6.5) == [[1], [1], [1], [number]]
+
+
 def test_crossing_targets_keep_their_numbers():
     """One goes right, one left, 2 pixels apart where they meet: the nearest place alone would swap them."""
     frames = [[(10 + 6 * n, 20), (70 - 6 * n, 22)] for n in range(11)]
