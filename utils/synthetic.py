@@ -16,7 +16,7 @@ import numpy as np
 from utils.scr import measure_scr
 from utils.synthetic_background import Rng, crop_scene, paint_scene
 from utils.synthetic_camera import Camera, make_sensor, plan_camera, take_frames
-from utils.synthetic_footage import Footage, annotated_blobs, to_grey, track_camera
+from utils.synthetic_footage import Footage, annotated_blobs, round_to_grey, track_camera
 from utils.synthetic_occluders import paint_occluder
 from utils.synthetic_presets import Range, SceneModel
 from utils.synthetic_targets import (
@@ -97,7 +97,7 @@ def make_sequence_in(rng: Rng, model: SceneModel, footage: Footage) -> Sequence:
     levels = footage.frames.astype(np.float32)
     annotated = annotated_blobs(footage)
     blobs = _place_blobs(rng, model, camera, levels, annotated)
-    frames, tracks = _finish(rng, levels, blobs, None, to_grey)
+    frames, tracks = _finish(rng, levels, blobs, None, round_to_grey)
     return Sequence(frames, (*(_track(blob, frames) for blob in annotated), *tracks), "footage")
 
 

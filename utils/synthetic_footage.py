@@ -123,6 +123,6 @@ def annotated_blobs(footage: Footage) -> list[Blob]:
     return blobs
 
 
-def to_grey(levels: np.ndarray) -> np.ndarray:
+def round_to_grey(levels: np.ndarray) -> np.ndarray:
     """Grey levels (N, h, w) float -> uint8: the real sensor has left its traces already."""
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
