@@ -6,6 +6,7 @@ python vid_map_coco.py --detections A.json B.json --names A B --data-root datase
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from utils.annotations import Annotations, is_list, load_annotations
+from utils.check_rows import contrast_warning, jump_warning
 from utils.checkpoint import weights_or_default
 from utils.cli import Several, Unset, UserError, run_command
 from utils.clips import clip_places
@@ -32,7 +34,7 @@ from utils.converted import refuse_source
 from utils.detector import Detector
 from utils.evaluation import Scored, score
 from utils.evaluation_metrics import Evaluation
-from utils.evaluation_report import make_folder
+from utils.evaluation_report import is_evaluation, make_folder
 from utils.figures import FIGURES, save_figures
 from utils.frames import Intensity, check_intensity, read_image_size
 from utils.gallery import Case, Gallery, Strip, choose_cases, save_page
@@ -132,7 +134,8 @@ def main(config: Config) -> None:
     evaluations = {name: scored.evaluation for name, scored in runs.items()}
     for warning in protocol_warnings(evaluations):
         print(f"warning: not the same protocol: {warning}", file=sys.stderr)
-    _remove_older(config.output, several=len(runs) > 1)
+    if config.detections:
+        _remove_older(config.output, several=len(runs) > 1)
     metrics = write_results(evaluations, config.output)
     published = _published_curves(config)
     for warning in _differences(evaluations, published) if published else ():
@@ -180,7 +183,15 @@ def _check(config: Config) -> None:
         refuse_other_run(config.output, config.detections)
     else:
         refuse_prediction(config.output)
+    _refuse_foreign(config.output)
     make_folder(config.output)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """`UserError` where files have the names of an evaluation's, which goes, and no evaluation is there."""
+    found = sorted(path for pattern in (*REPORT, *RESULTS) for path in folder.glob(pattern))
+    if found and not is_evaluation(folder):
+        raise UserError(f"{found[0]}: of no evaluation, and would be lost; give another --output, or remove it")
 
 
 def _remove_older(folder: Path, several: bool) -> None:
@@ -198,10 +209,13 @@ def _score_network(config: Config) -> tuple[dict[str, Scored], Annotations, rang
     detector = _detector(config)
     path = _annotation_file(config)
     annotations = load_annotations(path, config.data_root, len(detector.class_names) if is_list(path) else None)
+    _refuse_frame_folder(config, annotations)
     shown = _shown(config, annotations)
+    for warning in (*jump_warning("evaluation", shown), *contrast_warning(shown, detector.intensity)):
+        print(f"warning: {warning}", file=sys.stderr)
     results = detector.detect(shown)
-    (config.output / "metrics.json").unlink(missing_ok=True)  # which would lend older protocol to these detections
     write_json(config.output / "detections.json", results, indent=None)  # now: what follows may fail
+    _remove_older(config.output, several=False)  # an older metrics.json would lend its protocol to these detections
     sample = speed_sample(shown, config.speed_frames) if config.speed_frames else []
     speed = time_frames(detector, sample) if sample else {}
     options = _options(config, annotations, detector.intensity)
@@ -214,7 +228,8 @@ def _score_files(config: Config) -> tuple[dict[str, Scored], Annotations, range,
     """The detections of the files scored, the annotations, the frames of a gallery strip, how they become grey."""
     intensity = config.intensity or "full"
     path = _annotation_file(config)
-    annotations = load_annotations(path, config.data_root, check_files=False, files_if_there=True)
+    annotations = load_annotations(path, config.data_root, check_files=bool(config.gallery), files_if_there=True)
+    _refuse_frame_folder(config, annotations)
     options = {**_options(config, annotations, intensity), "of_list": is_list(path)}
     return score_files(config.detections, config.names, annotations.coco, **options), annotations, PLACES, intensity
 
@@ -284,13 +299,18 @@ def _detector(config: Config) -> Detector:
 
 
 def _shown(config: Config, annotations: Annotations) -> Annotations:
-    """The annotations with the records alone that the network is to see; `UserError` where writing would harm them."""
+    """The annotations with the records alone that the network is to see."""
     if not config.include_empty_frames:
         annotated = {annotation["image_id"] for annotation in annotations.coco["annotations"]}
         annotations = replace(annotations, records=tuple(r for r in annotations.records if r.image_id in annotated))
-    if any(path.parent.resolve() == config.output.resolve() for path in {r.path for r in annotations.records}):
-        raise UserError(f"{config.output}: holds annotated frames; give another --output")
     return annotations
+
+
+def _refuse_frame_folder(config: Config, annotations: Annotations) -> None:
+    """`UserError` where figures would lie among the frames, and be taken for some."""
+    folders = {record.path.parent for record in annotations.records}
+    if config.output.resolve() in {folder.resolve() for folder in folders}:
+        raise UserError(f"{config.output}: holds annotated frames; give another --output")
 
 
 def _protocol(config: Config, detector: Detector, shown: Annotations) -> dict:
@@ -324,7 +344,9 @@ def time_frames(detector: Detector, sample: list[Path]) -> dict:
 
 def _published_curves(config: Config) -> PublishedCurves | None:
     if config.published == "auto":
-        named = {name.lower(): name for name in DATASETS}.get(config.data_root.resolve().name.lower())
+        known = {name.lower(): name for name in DATASETS}
+        roots = Path(os.path.abspath(config.data_root)), config.data_root.resolve()  # as a link is named, and its aim
+        named = next((known[root.name.lower()] for root in roots if root.name.lower() in known), None)
         return load_published_curves(named) if named else None
     return None if config.published == "none" else load_published_curves(config.published)
 

@@ -14,13 +14,14 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import chain, groupby, islice
+from itertools import chain, groupby, islice, pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
+from utils.check_rows import note_of_levels
 from utils.checkpoint import weights_or_default
 from utils.cli import Unset, UserError, run_command
 from utils.config import choose_device
@@ -120,6 +121,8 @@ def main(config: Config) -> None:
     score = TrackScore()
     save = config.save or ("frames" if isinstance(source, ImageSource) and source.total == 1 else "video")
     with terminated_in_order(), OutputFolder(config.output, source, save, config.track, config.annotations) as folder:
+        if isinstance(source, ImageSource):
+            say_of_frames(source)
         try:
             frames = detect_frames(shown, detector)
             tracked = track_frames(frames, settings) if config.track else ((*entry, None) for entry in frames)
@@ -167,6 +170,16 @@ def say_if_large(size: tuple[int, int], detector: Detector) -> None:
             f"--input-size {smaller} is faster and finds less",
             file=sys.stderr,
         )
+
+
+def say_of_frames(source: ImageSource) -> None:
+    """Notes where frame numbers jump within a folder, and where few grey levels are left of deep frames."""
+    pairs = [(before[-1], after[0]) for before, after in pairwise(source.runs)]
+    if jumps := [f"{a.name} to {b.name}" for a, b in pairs if a.parent == b.parent]:
+        text = f"frame numbers jump, {jumps[0]} first ({len(jumps)} in all); clips do not reach across"
+        print(f"note: {source.root}: {text}", file=sys.stderr)
+    if note := note_of_levels(source.runs[0][0], source.intensity):
+        print(f"note: {note}", file=sys.stderr)
 
 
 def predict(

@@ -5,6 +5,7 @@ Imports nothing else of this project.
 
 from .inference import StreamingForm, inference_form
 from .sstnet import SSTNet, VideoStream, frames_together
+from .yolox_head import decode_output
 from .yolox_loss import YOLOXLoss
 
-__all__ = ["SSTNet", "StreamingForm", "VideoStream", "YOLOXLoss", "frames_together", "inference_form"]
+__all__ = ["SSTNet", "StreamingForm", "VideoStream", "YOLOXLoss", "decode_output", "frames_together", "inference_form"]

@@ -30,11 +30,15 @@ class BaseConv(nn.Module):
         self.act = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.normalise(self.conv(x))
+        return self._activate(self.bn(self.conv(x)))  # of the convolution or BatchNorm: nobody else's tensor
 
     def normalise(self, x: Tensor) -> Tensor:
-        """BatchNorm and activation alone, for callers that compute the convolution in parts."""
-        x = self.bn(x)
+        """BatchNorm and activation alone, for callers that compute the convolution in parts; x stays as it is."""
+        if isinstance(self.bn, nn.Identity):  # an inference form's, which gives x itself
+            return self.act(x)
+        return self._activate(self.bn(x))
+
+    def _activate(self, x: Tensor) -> Tensor:
         if isinstance(self.act, nn.SiLU) and not torch.is_grad_enabled():
             return silu(x, inplace=True)  # with autograd it would cost a copy of x, not save one
         return self.act(x)

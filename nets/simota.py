@@ -60,7 +60,7 @@ def assign(
     cost = cost + OUTSIDE_COST * (~inside_both).float()  # eq. 5.2
     allowed = candidate.unsqueeze(1) & used.unsqueeze(2)  # (B, G, N)
     cost = cost.masked_fill(~allowed, torch.inf)
-    taken = _cheapest(cost, _dynamic_k(iou * allowed)) & allowed
+    taken = _cheapest(cost, _dynamic_k(iou.masked_fill(~allowed, 0))) & allowed
 
     # Eq. 5.4, one target an anchor: where several claim it, the cheapest of all targets has it.
     claims = taken.sum(1)  # (B, N)

@@ -65,6 +65,8 @@ class SSTNet(nn.Module):
         for name in ("frame_interval", "num_classes"):
             if self.architecture[name] < 1:
                 raise ValueError(f"{name} {self.architecture[name]}: must be 1 or more")
+        if not 0 <= attention_dropout < 1:
+            raise ValueError(f"attention_dropout {attention_dropout:g}: must be at least 0 and less than 1")
         if depth <= 0 or width < 1 / 64:  # of 64 channels after the stem
             raise ValueError(f"depth {depth:g}, width {width:g}: must be above 0 and at least 1/64")
         unknown = set(recompute) - {"extractor", "motion"}
@@ -129,10 +131,12 @@ class SSTNet(nn.Module):
 
     @staticmethod
     def _check(frames: Tensor, dims: int) -> None:
-        height, width = frames.shape[-2:]
         if frames.dim() != dims or frames.shape[1] != 3:
             raise ValueError(f"expected {dims} dimensions with 3 channels second, got {tuple(frames.shape)}")
-        if height % 32 or width % 32:
+        if not frames.is_floating_point():
+            raise ValueError(f"expected normalised frames of a float type, not {frames.dtype}")
+        height, width = frames.shape[-2:]
+        if height % 32 or width % 32 or not height * width:
             raise ValueError(f"height and width must be multiples of 32, not {height} x {width}")
 
 
@@ -155,7 +159,9 @@ class VideoStream:
 
     def __init__(self, model: SSTNet, frame_interval: int | None = None):
         self.model = model
-        self._interval = frame_interval or model.frame_interval
+        self._interval = model.frame_interval if frame_interval is None else frame_interval
+        if self._interval < 1:
+            raise ValueError(f"frame_interval {self._interval}: must be 1 or more")
         self._reach = (model.num_frames - 1) * self._interval  # frames before a key frame that its clip spans
         self._cache: deque[tuple[Tensor, Tensor]] = deque(maxlen=self._reach)
 
@@ -172,12 +178,11 @@ class VideoStream:
             raise ValueError("a stream takes one frame or more at a time")
         features = self.model.extract(frames)
         halves = self.model.neck.reference_half(features)
-        if not self._cache:
-            self._cache.extend([(features[:1].clone(), halves[:1].clone())] * self._reach)
-        if self._cache[0][0].shape[1:] != features.shape[1:]:
+        before = self._cache or [(features[:1], halves[:1])] * self._reach
+        if before[0][0].shape[1:] != features.shape[1:]:
             raise ValueError("the frames' size has changed: call reset() between sequences")
-        all_features = torch.cat([*(f for f, _ in self._cache), features])  # (reach + N, C, h, w)
-        all_halves = torch.cat([*(half for _, half in self._cache), halves])
+        all_features = torch.cat([*(f for f, _ in before), features])  # (reach + N, C, h, w)
+        all_halves = torch.cat([*(half for _, half in before), halves])
         count = len(frames)
         # Clip k is T of the rows k .. k + reach: position t of all N clips is one slice.
         starts = range(0, self._reach + 1, self._interval)
@@ -185,7 +190,9 @@ class VideoStream:
             [all_features[start : start + count] for start in starts],
             [all_halves[start : start + count] for start in starts[:-1]],
         )
+        # Only now: a push that fails leaves the stream as it was. Copies, not views, which would keep the chunk alive.
+        if not self._cache:
+            self._cache.extend([(features[:1].clone(), halves[:1].clone())] * self._reach)
         last = range(max(count - self._reach, 0), count)
-        # Copies, not views: a view would keep the whole chunk alive.
         self._cache.extend((features[t : t + 1].clone(), halves[t : t + 1].clone()) for t in last)
         return output

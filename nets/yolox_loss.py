@@ -42,6 +42,9 @@ class YOLOXLoss(nn.Module):
             raise ValueError(
                 f"expected an output of ({len(targets)}, {5 + self.num_classes}, h, w), got {tuple(output.shape)}"
             )
+        for classes in (rows[:, 4] for rows in targets if rows.device.type == "cpu"):  # elsewhere looking would wait
+            if not ((classes >= 0) & (classes < self.num_classes)).all():
+                raise ValueError(f"a class is none of 0 to {self.num_classes - 1}: {classes.tolist()}")
         rows = cell_rows(output)  # (B, N, 5 + K), float32
         obj_logits, cls_logits = rows[..., 4], rows[..., 5:]
         cells = cell_grid(output.shape[-2], output.shape[-1], output.device)  # (N, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -122,6 +123,14 @@ def test_memory_that_is_short_is_one_line(capsys):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
 
     assert run(on_a_gpu, capsys, "--source", "a")[2].startswith("error: out of memory (CUDA out of memory. Tried")
+
+
+def test_a_place_that_is_closed_is_one_line(capsys):
+    def main(_: Settings) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "closed/folder")
+
+    status, _, error = run(main, capsys, "--source", "a")
+    assert status == 2 and error.startswith("error: closed/folder: Permission denied; check") and error.count("\n") == 1
 
 
 def test_faults_of_the_program_keep_their_traceback():

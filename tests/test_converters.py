@@ -17,7 +17,7 @@ from utils.annotations import load_annotations, write_list
 from utils.cli import UserError
 from utils.frames import read_frame
 from utils.video import silence_decoders
-from utils_coco import coco_to_txt, make_synthetic_dataset, masks_to_coco, txt_to_coco, video_to_frames
+from utils_coco import coco_to_txt, make_synthetic_dataset, masks_to_coco, txt_to_coco, video_to_frames, yolo_to_coco
 from utils_coco.masks_to_coco import component_boxes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,6 +105,38 @@ def test_masks_become_boxes_with_counts(tmp_path, capsys):
     save(tmp_path / "masks" / "s 1" / "0.bmp", 0 * mask)
     with pytest.raises(UserError, match=r"the same frame as .*keep one file type"):
         masks_to_coco.main(config)
+
+
+def test_yolo_labels_become_boxes(tmp_path, capsys):
+    for number in range(3):
+        save(tmp_path / "images" / "s 1" / f"{number}.bmp", np.zeros((20, 40), np.uint8))
+    labels, output = tmp_path / "labels", tmp_path / "boxes.json"
+    (labels / "s 1").mkdir(parents=True)
+    (labels / "classes.txt").write_text("bird\n")
+    (labels / "s 1" / "0.txt").write_text("0 0.25 0.5 0.1 0.4\n\n0 0.9999 0.001 0.01 0.002\n")
+    (labels / "s 1" / "1.txt").write_text("")
+    (labels / "s 1" / "8.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    config = yolo_to_coco.Config(tmp_path, labels, output)
+    with pytest.raises(UserError, match=r"0\.txt:3: a box outside the image"):
+        yolo_to_coco.main(config)
+    (labels / "s 1" / "0.txt").write_text("0 0.25 0.5 0.1 0.4\n\n0 0.9995 0.001 0.001 0.002\n")
+    yolo_to_coco.main(config)
+    said = capsys.readouterr().out
+    assert "3 frames, 2 boxes, 2 frames without a box; left out 1 texts without an image" in said
+    records = load_annotations(output, tmp_path).records
+    assert [record.boxes.tolist() for record in records] == [[[8, 6, 12, 14, 0], [39, 0, 40, 1, 0]], [], []]
+    for line, message in (
+        ("1 0.5 0.5 0.1 0.1", "class 1, but there are 1; name all"), ("0 0.5 0.5 0.1", "is not `class cx cy w h`"),
+        ("0 20 10 4 4", "a box outside the image"), ("0 0.5 0.5 nan 0.1", "a box outside the image"),
+    ):
+        (labels / "s 1" / "1.txt").write_text(line)
+        with pytest.raises(UserError, match=f"1.txt:1: .*{message}"):
+            yolo_to_coco.main(config)
+    (labels / "s 1" / "1.txt").write_text("1 0.5 0.5 0.1 0.1")
+    (tmp_path / "names.txt").write_text("drone\nbird\n")
+    yolo_to_coco.main(yolo_to_coco.Config(tmp_path, labels, output, classes=tmp_path / "names.txt"))
+    found = load_annotations(output, tmp_path)
+    assert found.class_names == ("drone", "bird") and found.records[1].boxes.tolist() == [[18, 9, 22, 11, 1]]
 
 
 def test_masks_behind_links_are_found(tmp_path, capsys):

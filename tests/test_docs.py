@@ -167,7 +167,7 @@ def make_my_data(root: Path) -> None:
         ("Change the neck", None, ("tiny/neck/best.pth", "tiny/neck/evaluation/metrics.json")),
         ("Change the head", None, ("tiny/head/best.pth", "tiny/head/evaluation/metrics.json")),
         ("Write your own motion branch", None, ("tiny/branch/best.pth",)),
-        ("Change the loss", None, ()),
+        ("Change the loss", None, ("tiny/loss/best.pth",)),
     ],
 )
 def test_worked_example(title, prepare, written, checkout, tmp_path):

@@ -185,6 +185,7 @@ def test_sequence_names(names: list[str], expected: list[str]):
         ({"score": float("nan")}, r"D: entry 1 \(from 0\): score is not finite: nan"),
         ({"score": "high"}, r"D: entry 1 \(from 0\): score is not a number: 'high'"),
         ({"score": None}, r"entry 1 .* score is not a number"),
+        ({"score": [0.9]}, r"entry 1 .* score is not a number: \[0.9\]"),
         ({"bbox": [1, 2, 3]}, r"entry 1 .* bbox is not \[x, y, w, h\]"),
         ({"bbox": [1, 2, "3", 4]}, r"entry 1 .* bbox is not a number"),
         ({"bbox": [1, 2, -3, 4]}, r"entry 1 .* negative side"),
@@ -229,7 +230,11 @@ def test_many_unknown_images_are_counted_and_some_named():
         (lambda coco: coco["images"][1].update(width="x"), r"images: entry 1 .*height and width is not a number"),
         (lambda coco: coco["images"][1].update(id=1), "images: id 1 appears twice"),
         (lambda coco: coco["annotations"][0].update(iscrowd="0"), r"entry 0 \(from 0\): iscrowd is not 0 or 1: '0'"),
-        (lambda coco: [a.update(bbox=[[1, 2, 3, 4]] * 4) for a in coco["annotations"]], r"entry 0 .* bbox is not \[x"),
+        (lambda coco: [a.update(bbox=[[1, 2, 3, 4]] * 4) for a in coco["annotations"]], "entry 0 .* bbox is not a n"),
+        (lambda coco: coco["annotations"][1].update(area=[36]), r"entry 1 .* area is not a number: \[36\]"),
+        (lambda coco: coco["annotations"][1].update(area=-1), "entry 1 .* area is negative: -1"),
+        (lambda coco: coco["images"][1].update(height=[64]), "images: entry 1 .*height and width is not a number"),
+        (lambda coco: coco["images"][1].update(height=-64), "images: entry 1 .*height and width is negative"),
     ],
 )
 def test_bad_ground_truth_is_named(spoil, message: str):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from utils.bootstrap import Outcomes, reweighted
 from utils.evaluation import evaluate, score
 from utils.evaluation_groups import number_sequences
 from utils.evaluation_input import parse_ground_truth, parse_results
+from utils.evaluation_pairs import frame_pairs
 from utils.pd_fa import CURVE_POINTS, match_centres
 
 
@@ -63,6 +66,26 @@ def test_hits_are_the_most_that_any_assignment_has_at_every_confidence(seed: int
         shown = found.scores >= confidence
         assert (matches.found_at >= confidence).sum() == (matches.hit & shown).sum() == most
         assert (matches.false_alarm & shown).sum() == shown.sum() - most
+
+
+def test_a_chain_longer_than_python_can_recurse():
+    """A row of targets 4 pixels apart, a detection between every two, and a last one that moves all of them on."""
+    count = 2 * sys.getrecursionlimit()
+    truth = parse_ground_truth(ground_truth([(1, 1, 4 * n, 0, 2, 2) for n in range(count)], 1))
+    found = [detection(1, 1, 4 * n + 1.9, 0, 2, 2, 0.9) for n in range(count - 1)]  # nearer to the left
+    matches = match_centres(truth, parse_results([*found, detection(1, 1, 0, 0, 2, 2, 0.5)], truth))
+    assert matches.hit.all() and not matches.false_alarm.any()
+
+
+def test_pairs_come_in_parts_of_bounded_size():
+    truth = parse_ground_truth(ground_truth([(n % 3 + 1, 1, 5 * n, 0, 2, 2) for n in range(30)], 4))
+    found = parse_results([detection(n % 4 + 1, 1, n, 0, 2, 2, 0.5) for n in range(40)], truth)
+    whole = list(frame_pairs(truth, found))
+    parts = list(frame_pairs(truth, found, chunk=25))
+    assert len(whole) == 1 and len(parts) > 10 and all(len(part[0]) <= 25 for part in parts)
+    for column in (0, 1):
+        assert np.array_equal(np.concatenate([part[column] for part in parts]), whole[0][column])
+    assert [len(part[0]) for part in frame_pairs(truth, found, chunk=5)][:2] == [10, 10]  # one detection's at least
 
 
 def test_pd_of_the_curve_is_that_of_the_operating_point():

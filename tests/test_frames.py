@@ -195,6 +195,8 @@ def test_runs_of_other_names():
     assert lengths(["seq5_0008_v2.png", "seq5_0009_v2.png", "seq5_0012_v2.png", "seq5_0013_v2.png"]) == [2, 2]
     assert lengths(["a_1.png", "a_2.png", "a_3.png", "b_1.png", "b_2.png"]) == [3, 2]
     assert lengths(["1.png", "2.png", "3.png", "background.png"]) == [3, 1]
+    assert lengths([f"img_{n:06}_{t}C.png" for n, t in enumerate((21, 24, 21, 25, 20, 24, 30))]) == [7]  # a temperature
+    assert lengths([f"img_{n:06}_{t}C.png" for n, t in zip((1, 2, 3, 9), (21, 24, 21, 25), strict=True)]) == [3, 1]
     assert split_runs([]) == []
 
 

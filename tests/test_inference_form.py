@@ -34,6 +34,16 @@ def test_outputs_are_those_of_the_network(trained):
     torch.testing.assert_close(folded(clips), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
+def test_normalise_leaves_what_it_gets(trained):
+    """A neck may normalise its reference halves, which the next clips need too."""
+    x = torch.randn(1, trained.extractor.backbone.stem.conv.conv.out_channels, 4, 4)
+    for model in (trained, inference_form(trained)):
+        before, block = x.clone(), model.extractor.backbone.stem.conv
+        with torch.no_grad():
+            block.normalise(x)
+        assert torch.equal(x, before)
+
+
 def test_video_goes_through_it(trained):
     frames = torch.randn(7, 3, 64, 64)
     expected = trained.forward_video(frames)

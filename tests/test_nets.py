@@ -110,6 +110,21 @@ def test_a_stream_may_have_an_interval_of_its_own():
         assert (output - model.forward_video(frames)).abs().max() > 1e-2 * output.abs().max()
 
 
+def test_a_push_that_fails_leaves_the_stream_as_it_was(monkeypatch):
+    model, frames = SSTNet(width=0.0625, num_slices=0).eval(), torch.randn(6, 3, 32, 32)
+    stream = VideoStream(model)
+    for first in (0, 3):  # a new stream, and one under way
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(model, "detect", fail)
+            stream.push(torch.randn(2, 3, 32, 32))
+        found = stream.push(frames[first : first + 3])
+        torch.testing.assert_close(found, model.forward_video(frames)[first : first + 3], rtol=1e-4, atol=1e-5)
+
+
+def fail(*_):
+    raise MemoryError
+
+
 def test_forward_video_and_reset():
     model = lively()
     frames = torch.randn(9, 3, 32, 32)

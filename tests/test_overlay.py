@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from utils.cli import UserError
 from utils.detections import Detections
 from utils.evaluation import score
 from utils.overlay import Truth, judge
@@ -33,6 +34,20 @@ def test_track_numbers_may_begin_anew_in_every_sequence(tmp_path):
     truth = Truth(tmp_path / "boxes.json", open_source(str(tmp_path / "*" / "1.png")), ("target",))
     found = [truth.tracks(truth.find(tmp_path / folder / "1.png"), 0).tolist() for folder in "ab"]
     assert found == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize(("size", "box", "said"), [
+    ((128, 96), [1, 1, 4, 4], "96 x 128 pixels, but the source's frames have 64 x 64"),
+    ((None, None), [70, 1, 4, 4], "a box outside, but the source's frames have 64 x 64"),
+])  # fmt: skip
+def test_annotations_of_another_size_are_refused(tmp_path, size, box, said):
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "1.png")
+    image = {"id": 1, "file_name": "1.png"} | ({"height": size[0], "width": size[1]} if size[0] else {})
+    annotations = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": box}]
+    coco = {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "target"}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    with pytest.raises(UserError, match=f"boxes.json: 1.png: {said}"):
+        Truth(tmp_path / "boxes.json", open_source(tmp_path / "1.png"), ("target",))
 
 
 @pytest.mark.parametrize(("names", "warns", "kinds"), [

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from nets import SSTNet
+from nets import SSTNet, inference_form
 from tests.training_cases import make_data, run
 from utils.annotations import load_annotations
 from utils.checkpoint import checkpoint_of, load_network
+from utils.cli import UserError
 from utils.clips import ClipDataset
 from utils.detector import Detector
 from utils.recalibrate import Config, batches_of, frames_of, main, recalibrate
@@ -45,6 +46,23 @@ def test_statistics_are_means_over_batches_and_nothing_else_changes():
     for name, value in model.state_dict().items():
         own = "running_" in name or "num_batches_tracked" in name
         assert torch.equal(value, before[name]) != (own and not name.startswith("motion_branch.")), name
+
+
+def test_without_whole_statistics_the_old_ones_stay():
+    model = network()
+    recalibrate(model, [torch.randn(2, 3, 3, 64, 64)])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def broken():
+        yield torch.randn(2, 3, 3, 64, 64)
+        raise UserError("a damaged frame")
+
+    assert recalibrate(model, []) == 0
+    with pytest.raises(UserError, match="a damaged frame"):
+        recalibrate(model, broken())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="an inference form has no statistics"):
+        recalibrate(inference_form(model), [])
 
 
 def stem_input(frames: torch.Tensor) -> torch.Tensor:

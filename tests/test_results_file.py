@@ -69,6 +69,7 @@ def test_memory_is_that_of_the_arrays(tmp_path):
         ('[\n{"a": 1}\n{"a": 2}]', r"found.json:3: .*expecting ',' or '\]'"),
         ("[]\n[]", "found.json:2: .*text behind the end"),
         ('[{"a": 1},]', "found.json:1: .*Expecting value"),
+        ('[{"score": ' + "1" * 5000 + "}]", "found.json:1: .*4300 digits"),
         ("[1]", r"found.json: entry 0 \(from 0\) has no 'image_id'"),
     ],
 )

@@ -306,6 +306,13 @@ def test_nothing_is_written_among_annotated_frames(data_root, weights, capsys):
     assert "holds annotated frames" in capsys.readouterr().err and sorted(folder.iterdir()) == before
 
 
+def test_what_somebody_else_wrote_stays(data_root, weights, tmp_path, capsys):
+    (tmp_path / "report.html").write_text("mine")
+    assert run("--weights", weights, "--data-root", data_root, "--output", tmp_path, *FAST) == 2
+    assert "report.html: of no evaluation, and would be lost" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
 def test_what_an_earlier_evaluation_drew_does_not_stay(data_root, weights, tmp_path):
     common = ("--weights", weights, "--data-root", data_root, "--output", tmp_path, "--speed-frames", "0")
     assert run(*common) == 0 and (tmp_path / "report.html").is_file()
@@ -363,7 +370,7 @@ def test_files_are_written_before_the_report(data_root, tmp_path, monkeypatch):
         (["--detections", "none.json", "--nms", "0.5"], "--nms is for --weights"),
         (["--detections", "none.json", "--names", "a", "b"], "--names: 2 for 1 detection files"),
         (["--detections", "{found}", "--gallery", "2", "--data-root", "nowhere", "--annotations", "{truth}"],
-         "0.bmp: no such frame; the gallery needs the frames"),
+         "nowhere: no such folder; pass the folder of the data set"),
     ],
 )
 def test_errors_are_one_line(data_root, weights, tmp_path, capsys, flags: list[str], message: str):

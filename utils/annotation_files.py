@@ -7,20 +7,18 @@ and its class the rank of the category id. Faults of a file are gathered, so tha
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from utils.cli import UserError
 from utils.frames import is_image_name
-from utils.json_files import read_json
+from utils.json_files import read_json, whole_file, write_json
 
 Box = tuple[int, int, int, int, int]  # x1, y1, x2, y2, class
 
@@ -51,23 +49,6 @@ class ParsedFile:
     notes: list[str] = field(default_factory=list)  # what is read all the same, in another way than it is written
 
 
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write, which takes its name when it is whole, or leaves nothing."""
-    if path.exists() and not path.stat().st_mode & 0o222:  # renaming would get round the protection
-        raise UserError(f"{path}: write-protected; remove it or write to another file")
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); check the folder") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-
-
 def write_list(path: str | os.PathLike, rows: Iterable[tuple[str, Iterable[Sequence[float]]]]) -> None:
     """Write (name, boxes x1, y1, x2, y2, class) rows as an annotation list, whole or not at all."""
     with whole_file(Path(path)) as file:
@@ -80,9 +61,7 @@ def write_list(path: str | os.PathLike, rows: Iterable[tuple[str, Iterable[Seque
 
 def write_coco(path: str | os.PathLike, coco: dict[str, Any]) -> None:
     """Write a COCO JSON, whole or not at all."""
-    with whole_file(Path(path)) as file:
-        json.dump(coco, file)
-        file.write("\n")
+    write_json(Path(path), coco, indent=None)
 
 
 def _is_list_name(name: str) -> bool:
@@ -136,7 +115,10 @@ def _line_fault(line: str) -> str:
     ends = [place for place, word in enumerate(words) if is_image_name(word)]
     for word in words[ends[0] + 1 :] if ends else []:
         if not BOX.fullmatch(word):
-            return f"malformed box {word!r}; expected five whole numbers x1,y1,x2,y2,class"
+            return (
+                f"malformed box {word!r}; expected five whole numbers x1,y1,x2,y2,class (of YOLO label files "
+                "utils_coco/yolo_to_coco.py makes a COCO JSON)"
+            )
     return f"no image path in {line[:80]!r}; expected `path x1,y1,x2,y2,class ...`"
 
 

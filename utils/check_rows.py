@@ -157,17 +157,30 @@ def training_warnings(
             f"{len(shared)} sequences are in both splits, the first is {shared[0]}: validation scores neighbours of "
             "what is trained on; keep a sequence in one split"
         )
-    for split in splits:
-        jumps = {folder: len(split_runs(sequence_frames(folder))) - 1 for folder in sorted(folders[split])}
-        if jumped := [folder for folder, count in jumps.items() if count]:
-            warnings.append(
-                f"{split}: frame numbers jump in {len(jumped)} of {len(jumps)} sequences, the first is {jumped[0]}; "
-                "clips do not reach across"
-            )
-    first = {record.path.parent: record.path for record in train.records}
-    for path in list(first.values())[:SAMPLED]:
-        values = read_values(path)
-        if note := few_levels(values, to_grey(values, intensity, path), intensity):
-            warnings.append(f"{path}: {note}")
-            break
-    return warnings
+    for split, data in splits.items():
+        warnings += jump_warning(split, data)
+    return warnings + contrast_warning(train, intensity)
+
+
+def jump_warning(what: str, data: Annotations) -> list[str]:
+    """What to say where frame numbers jump within folders of annotated frames, if anything."""
+    folders = sorted({record.path.parent for record in data.records})
+    jumped = [folder for folder in folders if len(split_runs(sequence_frames(folder))) > 1]
+    if not jumped:
+        return []
+    where = f"{len(jumped)} of {len(folders)} sequences, the first is {jumped[0]}"
+    return [f"{what}: frame numbers jump in {where}; clips do not reach across"]
+
+
+def contrast_warning(data: Annotations, intensity: Intensity) -> list[str]:
+    """What to say where `intensity` leaves few grey levels of the first frame of a folder, if anything."""
+    first = {record.path.parent: record.path for record in reversed(data.records)}
+    notes = (note_of_levels(path, intensity) for path in list(first.values())[:SAMPLED])
+    return list(filter(None, notes))[:1]
+
+
+def note_of_levels(path: Path, intensity: Intensity) -> str | None:
+    """`few_levels` of a frame's file."""
+    values = read_values(path)
+    note = few_levels(values, to_grey(values, intensity, path), intensity)
+    return note and f"{path}: {note}"

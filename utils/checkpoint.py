@@ -138,7 +138,7 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Loaded
             raise ValueError(f"input size {height} x {width}")
         if len(class_names) != model.num_classes:
             raise ValueError(f"{len(class_names)} class names for {model.num_classes} classes")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{path}: weights of another network, or a damaged file ({error}); expected SSTNet's") from None
     report = load_weights(model, content, str(path))
     if not report.complete:
@@ -148,8 +148,11 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Loaded
 
 
 def refuse_not_finite(model: SSTNet, report: LoadReport, name: str) -> None:
-    """`UserError` where a value that was loaded is not finite: nothing would be found with it, nor learned."""
+    """`UserError` where a value that was loaded is not finite, or a variance negative: nothing would be found with it,
+    nor learned."""
     values = model.state_dict()
+    if bad := [name for name in report.loaded if name.endswith("running_var") and (values[name] < 0).any()]:
+        raise UserError(f"{name}: has negative variances, the first in {bad[0]}; pass another weight file")
     if bad := [tensor for tensor in report.loaded if not values[tensor].isfinite().all()]:
         raise UserError(f"{name}: has values that are not finite, the first in {bad[0]}; pass another weight file")
 

@@ -102,6 +102,11 @@ def run_command(
     except BrokenPipeError:  # the reader of our output has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes once more
         status = 141  # as a shell says of a command that SIGPIPE ended
+    except OSError as error:
+        if error.filename is None:  # not of a file
+            raise
+        _say_error(f"{as_text(str(error.filename))}: {error.strerror}; check the path and who may read and write there")
+        status = 2
     sys.exit(status or 0)
 
 

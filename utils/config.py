@@ -113,7 +113,7 @@ class TrainConfig:
     seed: int = 2023
     """Seed of all chance in the run."""
     workers: int = 2
-    """Processes that read clips, for each training process."""
+    """Processes that read clips, for each training process, and that look at frames under --check-data."""
     cache: Literal["off", "ram", "disk"] = "ram"
     """Keep decoded frames from epoch to epoch: in memory that all workers share, or in files that all runs do."""
     cache_mb: int = 1024
@@ -243,6 +243,7 @@ class TrainConfig:
             decode=True,
             intensity=self.intensity,
             input_size=self.input_size,
+            workers=max(self.workers, 1),
             output=self.run_dir.resolve().with_name(f"{self.run_dir.resolve().name}_data"),
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,58 @@ import numpy as np
 from PIL import Image
 
 from utils.cli import UserError
+from utils.frames import is_image_name, natural_key, refuse_twins
 
 
 @dataclass
 class CocoBuilder:
-    """A COCO ground truth of one category; ids count from 1."""
+    """A COCO ground truth, of one category unless `names` has more; ids count from 1."""
 
+    names: Sequence[str] = ("target",)
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, name: str, size: tuple[int, int], boxes: Sequence[Sequence[float]]) -> None:
-        """Add an image of a size (h, w) with its boxes x, y, w, h."""
+    def add(
+        self, name: str, size: tuple[int, int], boxes: Sequence[Sequence[float]], classes: Sequence[int] | None = None
+    ) -> None:
+        """Add an image of a size (h, w) with its boxes x, y, w, h and their classes from 0 (default: all 0)."""
         self.images.append({"id": len(self.images) + 1, "file_name": name, "height": size[0], "width": size[1]})
-        for box in boxes:
-            link = {"id": len(self.annotations) + 1, "image_id": len(self.images), "category_id": 1}
+        for box, rank in zip(boxes, [0] * len(boxes) if classes is None else classes, strict=True):
+            link = {"id": len(self.annotations) + 1, "image_id": len(self.images), "category_id": rank + 1}
             self.annotations.append({**link, "bbox": list(box), "area": box[2] * box[3], "iscrowd": 0})
 
     def content(self) -> dict[str, Any]:
         """The JSON's content."""
-        categories = [{"id": 1, "name": "target", "supercategory": "none"}]
+        categories = [{"id": n, "name": name, "supercategory": "none"} for n, name in enumerate(self.names, start=1)]
         return {"images": self.images, "annotations": self.annotations, "categories": categories}
+
+    def summary(self, left_out: Mapping[str, int]) -> str:
+        """What it holds, and what was left out."""
+        empty = len(self.images) - len({annotation["image_id"] for annotation in self.annotations})
+        said = [f"{len(self.images)} frames, {len(self.annotations)} boxes, {empty} frames without a box"]
+        return "; ".join([*said, *(f"left out {count} {what}" for what, count in left_out.items() if count)])
+
+
+def image_folder(data_root: Path, images: Path) -> Path:
+    """The folder of the images, spelled below the data root, which the JSON's paths are relative to; or `UserError`."""
+    folder = data_root / images
+    if images.is_absolute() and folder.resolve().is_relative_to(data_root.resolve()):
+        folder = data_root / folder.resolve().relative_to(data_root.resolve())
+    if not folder.is_relative_to(data_root):
+        raise UserError(f"{folder}: not below --data-root {data_root}, which the JSON's paths are relative to")
+    return folder
+
+
+def image_files(folder: Path) -> list[Path]:
+    """All images in a folder and below, in natural order; `UserError` where there is none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; check --data-root and the flags of the folders")
+    walk = os.walk(folder, followlinks=True)
+    found = [Path(place, name) for place, _, names in walk for name in names if is_image_name(name)]
+    if not found:
+        raise UserError(f"{folder}: no image in this folder or below; check --data-root and the flags of the folders")
+    refuse_twins(found)
+    return sorted(found, key=lambda path: natural_key(path.as_posix()))
 
 
 def refuse_source(output: Path, files: Iterable[Path] = (), folders: Iterable[Path] = ()) -> None:

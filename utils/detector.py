@@ -6,6 +6,7 @@ however many clips it is in.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,7 @@ from utils.annotations import Annotations, match_categories
 from utils.checkpoint import LoadedNetwork, load_network
 from utils.cli import UserError
 from utils.clips import normalise_frames
-from utils.detections import Detections, coco_results, postprocess
+from utils.detections import STRIDE, Detections, coco_results, postprocess
 from utils.frame_blocks import plan_blocks, read_block_frame
 from utils.frames import Intensity
 from utils.letterbox import Letterbox, input_between
@@ -106,7 +107,10 @@ class Detector:
             model.check_protocol(nms, min_confidence, max_detections)
             self.model = model
         else:
-            self.model = inference_form(model).to(self.device)
+            if model.stride != STRIDE:
+                raise ValueError(f"a network of stride {model.stride}: utils/detections.py:STRIDE is {STRIDE}")
+            form = inference_form(model)
+            self.model = (copy.deepcopy(form) if form is model else form).to(self.device)  # the caller's is not moved
         self.class_names = tuple(class_names)
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.resize = resize
@@ -117,7 +121,7 @@ class Detector:
         self.chunk = chunk or frames_together(self.input_size, self.device)
         self.read_ahead = chunk or max(self.chunk, READERS)
         self.repeat_key_frame = repeat_key_frame
-        self.frame_interval = frame_interval or self.model.frame_interval
+        self.frame_interval = self.model.frame_interval if frame_interval is None else frame_interval
         self.intensity = intensity
         self.frame_scales = frame_scales
 

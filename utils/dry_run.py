@@ -78,7 +78,8 @@ def activation_bytes(model: SSTNet, size: tuple[int, ...]) -> int:
     """
     ghost = copy.deepcopy(model).to("meta").train()
     kept = _bytes_kept(ghost, size)[0]
-    nodes = ghost.motion_branch.stack.nodes if "motion" in ghost.recompute and ghost.motion_branch else ()
+    branch = ghost.motion_branch if "motion" in ghost.recompute else None
+    nodes = getattr(getattr(branch, "stack", None), "nodes", filter(None, [branch]))  # one of one's own: in one piece
     pieces = [*([ghost.extractor] if "extractor" in ghost.recompute else ()), *nodes]
     if not pieces:
         return kept

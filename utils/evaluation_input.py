@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -86,13 +87,13 @@ def parse_ground_truth(coco: dict, source: str = "ground truth") -> GroundTruth:
     return GroundTruth(
         image_ids=image_ids,
         file_names=tuple(str(names[i]) for i in order),
-        sizes=_numbers(sizes, f"{source}: images", "height and width").reshape(-1, 2)[order],
+        sizes=_not_negative(sizes, f"{source}: images", "height and width", width=2)[order],
         category_ids=category_ids,
         category_names=tuple(str(category.get("name", category["id"])) for category in categories),
         image=_positions(_ids(annotations, "image_id", where), "image_id", image_ids, where),
         category=_positions(_ids(annotations, "category_id", where), "category_id", category_ids, where),
         boxes=boxes,
-        areas=_numbers(areas, where, "area"),
+        areas=_not_negative(areas, where, "area"),
         crowd=_crowd(annotations, where),
     )
 
@@ -152,22 +153,37 @@ def _column(rows: list, key: str, source: str, first: int = 0) -> list:
         raise UserError(f"{source}: entry {first + bad} (from 0) has no {key!r}") from None
 
 
-def _numbers(values: list, source: str, what: str, first: int = 0) -> np.ndarray:
-    """A column of finite numbers as float64."""
-    if not values:
-        return np.zeros(0)
-    try:
-        numbers = np.array(values)
-    except ValueError:  # rows of unequal length
-        numbers = np.array(values, dtype=object)
-    if numbers.dtype.kind not in "iuf":
-        bad = next((n for n, value in enumerate(values) if np.array(value).dtype.kind not in "iuf"), 0)
+def _numbers(values: list, source: str, what: str, first: int = 0, width: int = 0) -> np.ndarray:
+    """A column of finite numbers as float64 (n,), or of rows of `width` numbers (n, width)."""
+    shape = (width,) if width else ()
+    numbers = _array(values) if values else np.zeros((0, *shape))
+    if numbers.dtype.kind not in "iuf" or numbers.shape != (len(values), *shape):
+        alone = map(_array, values)
+        bad = next((n for n, one in enumerate(alone) if one.dtype.kind not in "iuf" or one.shape != shape), 0)
         raise UserError(f"{source}: entry {first + bad} (from 0): {what} is not a number: {values[bad]!r}")
-    finite = np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
+    finite = np.isfinite(numbers).all(axis=1) if width else np.isfinite(numbers)
     if not finite.all():
         bad = int(np.argmin(finite))
         raise UserError(f"{source}: entry {first + bad} (from 0): {what} is not finite: {values[bad]!r}; remove it")
     return numbers.astype(np.float64)
+
+
+def _array(value: Any) -> np.ndarray:
+    """As NumPy takes it, rows of unequal length as objects."""
+    try:
+        return np.array(value)
+    except ValueError:
+        return np.array(None)
+
+
+def _not_negative(values: list, source: str, what: str, first: int = 0, width: int = 0) -> np.ndarray:
+    """As `_numbers`, none of them below 0."""
+    numbers = _numbers(values, source, what, first, width)
+    negative = (numbers < 0).any(axis=1) if width else numbers < 0
+    if negative.any():
+        bad = int(np.argmax(negative))
+        raise UserError(f"{source}: entry {first + bad} (from 0): {what} is negative: {values[bad]!r}")
+    return numbers
 
 
 def _boxes(rows: list, source: str, first: int = 0) -> np.ndarray:
@@ -176,10 +192,7 @@ def _boxes(rows: list, source: str, first: int = 0) -> np.ndarray:
     bad = next((n for n, box in enumerate(column) if not isinstance(box, Sequence) or len(box) != 4), None)
     if bad is not None:
         raise UserError(f"{source}: entry {first + bad} (from 0): bbox is not [x, y, w, h]: {column[bad]!r}")
-    numbers = _numbers(column, source, "bbox", first)
-    if numbers.size != 4 * len(column):
-        raise UserError(f"{source}: entry {first} (from 0): bbox is not [x, y, w, h]: {column[0]!r}")
-    boxes = numbers.reshape(-1, 4)
+    boxes = _numbers(column, source, "bbox", first, width=4)
     negative = (boxes[:, 2:] < 0).any(axis=1)
     if negative.any():
         bad = int(np.argmax(negative))

@@ -8,23 +8,26 @@ import numpy as np
 
 from utils.evaluation_input import GroundTruth, Results
 
-CHUNK = 500_000  # detections that are paired at a time: bounds the memory
+CHUNK = 2_000_000  # pairs at a time, some 100 bytes each
 
 
 def frame_pairs(truth: GroundTruth, results: Results, chunk: int = CHUNK) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Indices (detection, target) of all pairs of one frame and category, `chunk` detections at a time."""
+    """Indices (detection, target) of all pairs of one frame and category, some `chunk` pairs at a time."""
     categories = len(truth.category_ids)
     target_key = truth.image * categories + truth.category
     by_key = np.argsort(target_key, kind="stable")
     sorted_key = target_key[by_key]
-    for first in range(0, len(results), chunk):
-        part = slice(first, first + chunk)
-        key = results.image[part] * categories + results.category[part]
-        start, stop = (np.searchsorted(sorted_key, key, side) for side in ("left", "right"))
-        count = stop - start
-        detection = np.repeat(np.arange(len(key)), count)
+    key = results.image * categories + results.category
+    start, stop = (np.searchsorted(sorted_key, key, side) for side in ("left", "right"))
+    ends = np.cumsum(stop - start)  # pairs up to and with each detection
+    first, done = 0, 0
+    while first < len(results):
+        last = max(int(np.searchsorted(ends, done + chunk, side="right")), first + 1)
+        count = (stop - start)[first:last]
+        detection = np.repeat(np.arange(first, last), count)
         within = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)  # 0, 1, ... of a detection
-        yield detection + first, by_key[start[detection] + within]
+        yield detection, by_key[start[detection] + within]
+        first, done = last, int(ends[last - 1])
 
 
 def overlapping(truth: GroundTruth, results: Results) -> np.ndarray:

@@ -79,6 +79,17 @@ def recorded(detections: Path) -> tuple[dict, dict]:
     return protocol, speed if isinstance(speed, dict) else {}
 
 
+def is_evaluation(folder: Path) -> bool:
+    """Whether a folder has a metrics.json or comparison.json of ours."""
+    for name in ("metrics.json", "comparison.json"):
+        if (folder / name).is_file():
+            content = read_json(folder / name, name.removesuffix(".json"))
+            runs = [content, *content.values()] if isinstance(content, dict) else []
+            if any(isinstance(run, dict) and "protocol" in run for run in runs):
+                return True
+    return False
+
+
 def _sequence_table(evaluation: Evaluation) -> list[str]:
     width = max([len("sequence"), *map(len, evaluation.per_sequence)])
     rows = [

@@ -206,7 +206,9 @@ def _frame_numbers(stems: Iterable[str]) -> list[tuple[int, ...]]:
     same_count = len({len(row) for row in numbers}) == 1
     columns = zip(*numbers, strict=same_count)  # as many as all names have
     if varying := [column for column in columns if len(set(column)) > 1]:
-        return list(zip(*(varying if same_count else varying[:1]), strict=True))
+        rising = [n for n, column in enumerate(varying, start=1) if all(a < b for a, b in pairwise(column))]
+        end = (rising[-1] if rising else len(varying)) if same_count else 1  # behind what always rises stands no number
+        return list(zip(*varying[:end], strict=True))
     return [tuple(row[-1:]) for row in numbers]
 
 

@@ -1,10 +1,13 @@
-"""JSON files: what a user gets to read where one is missing, cut or cannot be written."""
+"""JSON files, and text files that are whole or not there, with one line where one cannot be read or written."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from utils.cli import UserError
 
@@ -22,11 +25,28 @@ def read_json(path: str | Path, what: str) -> Any:
         raise UserError(f"{path}:{error.lineno}: {what} is no valid JSON ({error.msg}); write it again") from None
     except RecursionError:
         raise UserError(f"{path}: {what} is no valid JSON (lists in lists in lists); write it again") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path}: {what} cannot be read ({error}); write it again") from None
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """A text file to write, which takes its name when it is whole, or leaves nothing."""
+    if path.exists() and not path.stat().st_mode & 0o222:  # renaming would get round the protection
+        raise UserError(f"{path}: write-protected; remove it or write to another file")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); write to another folder or make room") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
-    """Write JSON into an existing folder; `UserError` where that is impossible."""
-    try:
-        path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
+    """Write JSON into an existing folder, whole or not at all; `UserError` where that is impossible."""
+    with whole_file(path) as file:
+        file.write(json.dumps(content, indent=indent) + "\n")

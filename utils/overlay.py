@@ -45,12 +45,26 @@ class Truth:
         for record in annotations.records:
             parts = tuple(part for part in record.name.replace("\\", "/").split("/") if part not in ("", "."))
             self._by_name.setdefault(parts[-1], []).append((parts, record))
-        if source.total is not None and not any(map(self.find, source.paths())):
+        found = [record for record in map(self.find, source.paths()) if record]
+        self._check_size(found, source.size)
+        if source.total is not None and not found:
             first = next(iter(source.paths())).resolve()
             raise UserError(
                 f"{path}: annotates no frame of this source; its first frame is {first.parent.name}/{first.name}, "
                 f"the first annotated one {annotations.records[0].name}: give the annotations of these frames"
             )
+
+    def _check_size(self, records: Sequence[FrameRecord], size: tuple[int, int]) -> None:
+        """`UserError` where annotations are of frames of another size (h, w), as they say or their boxes do."""
+        for record in records:
+            stated = tuple(self._all.sizes[np.searchsorted(self._all.image_ids, record.image_id)].astype(int).tolist())
+            boxes = record.boxes.reshape(-1, 5)
+            if (all(stated) and stated != tuple(size)) or (boxes[:, [1, 0]] >= size).any():
+                said = "{1} x {0} pixels".format(*stated) if all(stated) else "a box outside"
+                raise UserError(
+                    f"{self.file}: {record.name}: {said}, but the source's frames have {size[1]} x {size[0]}; "
+                    "give the annotations of these frames"
+                )
 
     def find(self, frame: Path) -> FrameRecord | None:
         """The record with the longest common end: folder and name at least, unless the file has bare names."""

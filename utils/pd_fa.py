@@ -46,7 +46,7 @@ def match_centres(truth: GroundTruth, results: Results, radius: float = CENTRE_D
     owner: dict[int, int] = {}  # target -> its detection
     found_at = np.full(len(truth.image), -np.inf)
     for d in sorted(reach, key=lambda d: (-scores[d], nearest[d], d)):
-        found = _place(d, reach, owner, set())
+        found = _place(d, reach, owner)
         if found is not None:
             found_at[found] = scores[d]
     target_of = np.full(len(results), -1, dtype=np.int64)
@@ -55,16 +55,26 @@ def match_centres(truth: GroundTruth, results: Results, radius: float = CENTRE_D
     return CentreMatches(hit, target_of, ~hit & ~inside_crowd(truth, results), found_at)
 
 
-def _place(detection: int, reach: dict[int, list[int]], owner: dict[int, int], tried: set[int]) -> int | None:
-    """Give a detection a target, moving owners on; the target that had none before, or None where it is impossible."""
-    for target in reach[detection]:
-        if target in tried:
+def _place(detection: int, reach: dict[int, list[int]], owner: dict[int, int]) -> int | None:
+    """Give a detection a target, moving owners on; the target that had none before, or None where it is impossible.
+
+    An augmenting path, depth first; a list of its steps, as a crowded frame's may be longer than Python can recurse.
+    """
+    tried: set[int] = set()
+    path = [(detection, iter(reach[detection]))]  # who is to be placed, and the targets not yet tried
+    wanted: list[int] = []  # the target that each of them is about to take
+    while path:
+        target = next((target for target in path[-1][1] if target not in tried), None)
+        if target is None:
+            path.pop()
+            del wanted[-1:]
             continue
         tried.add(target)
-        found = _place(owner[target], reach, owner, tried) if target in owner else target
-        if found is not None:
-            owner[target] = detection
-            return found
+        wanted.append(target)
+        if target not in owner:
+            owner.update(zip(wanted, (mover for mover, _ in path), strict=True))
+            return target
+        path.append((owner[target], iter(reach[owner[target]])))
     return None
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -27,32 +28,43 @@ CSV_HEADER = ("image_id", "file_name", "category_id", "category", "score", "x", 
 
 
 class JsonList:
-    """A JSON list on disk that grows; the file is valid JSON after every `extend`, and after an interrupted one."""
+    """A JSON list on disk that grows; the file is valid JSON after every `extend`, and after one that failed."""
+
+    TAIL = b"\n]\n"
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._file.write(b"[")
-        self._end = self._file.tell()  # where the next entry goes; behind it stands only the closing bracket
-        self._empty = True
-        self._finish()
+        self._file = path.open("wb", buffering=0)  # what a full disk refused must not wait in a buffer
+        self._end = 0  # where the next entry goes; behind it stands only the tail
+        self._append(b"[")
 
     def extend(self, entries: Iterable[dict]) -> None:
-        """Append entries."""
-        self._file.seek(self._end)
-        for entry in entries:
-            self._file.write((b"\n" if self._empty else b",\n") + json.dumps(entry).encode())
-            self._empty, self._end = False, self._file.tell()
-        self._finish()
+        """Append entries, all of them or none."""
+        texts = [json.dumps(entry).encode() for entry in entries]
+        between = b"\n" if self._end == 1 else b",\n"
+        if texts:
+            self._append(between + b",\n".join(texts))
 
-    def _finish(self) -> None:
+    def _append(self, text: bytes) -> None:
+        try:
+            self._write(text + self.TAIL)
+        except BaseException:
+            self._restore()
+            raise
+        self._end += len(text)
+
+    def _write(self, content: bytes) -> None:
         self._file.seek(self._end)
-        self._file.truncate()
-        self._file.write(b"\n]\n")
-        self._file.flush()
+        rest = memoryview(content)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def _restore(self) -> None:
+        """Take back what was written of the last entries; the tail finds room where it stood before."""
+        self._file.truncate(self._end + len(self.TAIL))
+        self._write(self.TAIL)
 
     def close(self) -> None:
-        """Close the list, dropping an entry whose writing was interrupted."""
-        self._finish()
+        """Close the list."""
         self._file.close()
 
 
@@ -62,7 +74,8 @@ class OutputFolder:
     With `tracks` also tracks.txt in the format of the MOT challenge, and the number of its track in each detection.
 
     Where frames are written, those of an earlier run are removed first: PNG files below frames/ whose `Software`
-    text is `SOFTWARE`. tracks.txt and track_metrics.json beside an earlier run's detections.csv with tracks are removed
+    text is `SOFTWARE`. Another one that has a frame's name is refused, as are a detections.json and .csv of somebody
+    else. tracks.txt and track_metrics.json beside an earlier run's detections.csv with tracks are removed
     too: they are of other detections. Other files stay; `older` names a video or frames among them that this run does
     not write, and that are of other detections.
     """
@@ -78,6 +91,9 @@ class OutputFolder:
         _refuse_own_input(source, annotations, [path for path in files if path], self.frames)
         if weights := recorded(folder / "detections.json")[0].get("weights"):
             raise UserError(f"{folder}: holds the evaluation of {weights}, which would be lost; give another --output")
+        for path in files[:2]:
+            if path.exists() and not _header(files[1]).startswith(",".join(CSV_HEADER)):
+                raise UserError(f"{path}: not written by this command, and would be lost; give another --output")
         make_folder(self.frames or folder)
         kept = [folder / "detections.mp4"] * (video is None) + [folder / "frames"] * (self.frames is None)
         with ExitStack() as stack, self._writing():
@@ -85,7 +101,7 @@ class OutputFolder:
             # First what may refuse: nothing of an earlier run is lost then.
             self._video = stack.enter_context(VideoWriter(video, source.size, source.fps)) if video else None
             if self.frames:
-                _remove_own_frames(self.frames)
+                _remove_own_frames(self.frames, source)
             if _told_tracks(files[1]):
                 motion.unlink(missing_ok=True)
                 track_metrics.unlink(missing_ok=True)
@@ -125,7 +141,7 @@ class OutputFolder:
             if self.frames:
                 path = self.frames / PurePosixPath(name).with_suffix(".png")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(path, compress_level=1, pnginfo=_signature())
+                _write_picture(path, picture)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -149,22 +165,41 @@ def _mot_line(frame: int, row: dict) -> str:
     return ",".join(map(str, (frame, row[TRACK_KEY], *row["bbox"], row["score"], -1, -1, -1))) + "\n"
 
 
-def _signature() -> PngInfo:
+def _write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a PNG (h, w, 3) RGB that is signed as ours, whole or not at all; never over a file that is there."""
     signature = PngInfo()
     signature.add_text("Software", SOFTWARE)
-    return signature
+    content = BytesIO()
+    Image.fromarray(picture).save(content, "png", compress_level=1, pnginfo=signature)
+    with path.open("xb") as file:
+        try:
+            file.write(content.getvalue())
+            file.flush()
+        except BaseException:
+            path.unlink()
+            raise
 
 
-def _remove_own_frames(folder: Path) -> None:
-    """Remove the PNG files of an earlier run, so that its frames do not pass for frames of this one."""
-    for path in list(folder.rglob("*.png")):
+def _remove_own_frames(folder: Path, source: Source) -> None:
+    """Remove the PNG files of an earlier run, so that its frames do not pass for frames of this one.
+
+    `UserError`, before anything is removed, where somebody else's has the name of a frame of the source.
+    """
+    root = source.path.with_suffix("") if isinstance(source, VideoSource) else source.root
+    names = {path.relative_to(root).with_suffix(".png") for path in source.paths()}
+    ours = []
+    for path in folder.rglob("*.png"):
         try:
             with Image.open(path) as image:
-                ours = image.info.get("Software") == SOFTWARE
+                signed = image.info.get("Software") == SOFTWARE
         except DECODING_ERRORS:
-            continue  # nobody knows whose it is
-        if ours:
-            path.unlink()
+            signed = False  # nobody knows whose it is
+        if signed:
+            ours.append(path)
+        elif path.relative_to(folder) in names:
+            raise UserError(f"{path}: not written by this command, and would be lost; give another --output")
+    for path in ours:
+        path.unlink()
 
 
 def _header(detections: Path) -> str:

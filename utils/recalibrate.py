@@ -10,6 +10,7 @@ Rethinking "Batch" in BatchNorm, 2021, section 3), which adds to the variance th
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -113,25 +114,32 @@ def recalibrate(model: SSTNet, batches: Iterable[Tensor]) -> int:
     """Replace running means and variances by their means over batches of clips (B, 3, T, H, W), as training sees them.
 
     Each frame position is a batch of the extractor's. The motion branch, which only training has, and the weights stay
-    as they are; the network ends in evaluation mode. Returns the number of batches.
+    as they are; the network ends in evaluation mode. Returns the number of batches; without one, or where one fails,
+    the statistics stay as they were. ValueError for an inference form, which has none.
     """
+    if model.infers_only:
+        raise ValueError("an inference form has no statistics: recalibrate the network that it was made of")
     model.eval()
     parts = (model.extractor, model.neck, model.head)
     norms = [m for part in parts for m in part.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
+    before = [copy.deepcopy(norm.state_dict()) for norm in norms]
     for part in parts:
         part.train()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
-    count = 0
+    count, done = 0, False
     try:
         for clips in batches:
             model.detect([model.extract(frames) for frames in clips.unbind(2)])
             count += 1
+        done = count > 0
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, old in zip(norms, momenta, before, strict=True):
             norm.momentum = momentum
+            if not done:
+                norm.load_state_dict(old)
         model.eval()
     return count
 

@@ -87,6 +87,8 @@ class _Reader:
                 if len(self.text) - self.at > LONGEST_ENTRY or not self._more():
                     self.at = min(error.pos, len(self.text))
                     raise self._fault(error.msg) from None
+            except ValueError as error:  # a number of thousands of digits
+                raise self._fault(str(error)) from None
 
     def _next(self) -> str:
         """Go to the next character that is not blank; "" at the end of the file."""

@@ -23,13 +23,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from utils.cli import UserError
 from utils.run_state import BEST, LAST, PREVIOUS
+from utils.training_step import TERMS
 
-COLUMNS = ("epoch", "lr", "train_total", "train_iou", "train_obj", "train_cls", "train_motion", "val_loss", "val_mAP50",
-           "seconds")
+LOSSES = (*(f"train_{term}" for term in TERMS), "val_loss")
+COLUMNS = ("epoch", "lr", *LOSSES, "val_mAP50", "seconds")
 
 
 def environment(device: torch.device | None = None) -> dict[str, Any]:
-    """Versions, GPU (where `device` is one) and git revision that a run was made with."""
+    """Versions, device (if told), its name where it is a GPU, and git revision that a run was made with."""
     packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "opencv-python", "pillow", "pycocotools")
     versions = {}
     for name in packages:
@@ -49,6 +50,7 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,
+        "device": None if device is None else str(device),
         "gpu": torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "git": revision,
@@ -168,7 +170,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     losses, score = figure.subplots(1, 2)
-    for name in ("train_total", "train_iou", "train_obj", "train_cls", "train_motion", "val_loss"):
+    for name in LOSSES:
         epochs, values = _series(rows, name)
         losses.plot(epochs, values, label=name.replace("_", " "), marker="." if len(values) < 20 else None)
     losses.set(xlabel="epoch", ylabel="loss", yscale="log")

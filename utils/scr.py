@@ -22,10 +22,12 @@ def measure_scr(frame: np.ndarray, box: np.ndarray) -> float:
 
 
 def patch_scr(patch: np.ndarray, box: tuple[int, int, int, int]) -> tuple[float, float, float]:
-    """SCR, mean and deviation of the background of a float patch that holds a box and its ring."""
+    """SCR, mean and deviation of the background of a float patch that holds a box and its ring; 0 without a ring."""
     x1, y1, x2, y2 = box
     inner = patch[y1:y2, x1:x2]
     count = patch.size - inner.size
+    if count == 0:  # a box as large as the frame has no background to stand out from
+        return 0.0, float(patch.mean()), 0.0
     mean = (patch.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / count
     square = (np.square(patch).sum(dtype=np.float64) - np.square(inner).sum(dtype=np.float64)) / count
     deviation = max(square - mean * mean, 1e-6) ** 0.5

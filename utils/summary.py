@@ -127,11 +127,16 @@ def table(model: SSTNet, size: tuple[int, int]) -> list[str]:
             work = [f"{count_training(network, size) - columns[1]['detector']:.1f} in training" if count else "", ""]
             written, published = "", ""
         else:
-            written, *work = (f"{column[part]:.1f}" for column in columns)
+            written, *work = (_gflop(column[part]) for column in columns)
             published = f"{PUBLISHED_GFLOP}" if part == "detector" else ""
         cells = (part, f"{count / 1e6:.3f}", f"{PUBLISHED_PARAMETERS[part]:g}", written, published, *work)
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", PUBLISHED]
+
+
+def _gflop(work: float) -> str:
+    """A tenth is enough, but not of a narrow network's on small frames."""
+    return f"{work:.1f}" if work >= 1 or not work else f"{work:.2g}"
 
 
 def timing(network: LoadedNetwork, size: tuple[int, int], config: Config) -> list[str]:

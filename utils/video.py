@@ -32,6 +32,7 @@ from utils.frames import (
 )
 
 IMAGE_FPS = 25.0  # of a video made of images that no rate is given for
+HIGHEST_FPS = 65535.0  # that MPEG-4 can say; a header with more says nothing
 TEXT_CODEC = "ansi"  # FFmpeg plays text files as "ANSI art"
 GREY16 = b"Y1\x00\x10"  # pixel format of 16-bit grey video that OpenCV hands on as it is
 
@@ -86,7 +87,7 @@ class VideoSource:
         if not ok:
             raise UserError(f"{path}: holds no frame that can be decoded; replace the file by a whole copy")
         self.size: tuple[int, int] = image.shape[:2]
-        self.fps = fps or (rate if math.isfinite(rate) and 0 < rate <= 1000 else IMAGE_FPS)
+        self.fps = fps or (rate if math.isfinite(rate) and 0 < rate <= HIGHEST_FPS else IMAGE_FPS)
         self.total = int(count) if math.isfinite(count) and 0 < count < 2**31 else None
         self.complaint: str | None = None  # after reading: what was wrong with the file, if anything
 

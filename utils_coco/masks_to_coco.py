@@ -7,7 +7,6 @@ Every image below --images needs a mask of the same place and name (in any image
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -23,8 +22,8 @@ from tqdm import tqdm
 
 from utils.annotation_files import write_coco
 from utils.cli import UserError, run_command
-from utils.converted import CocoBuilder, refuse_source
-from utils.frames import is_image_name, natural_key, read_image_size, read_values, refuse_twins
+from utils.converted import CocoBuilder, image_files, image_folder, refuse_source
+from utils.frames import read_image_size, read_values
 
 Box = tuple[int, int, int, int]  # x, y, w, h
 
@@ -71,8 +70,8 @@ def component_boxes(mask: np.ndarray, min_pixels: int = 1, margin: int = 0) -> t
 
 def pairs(images: Path, masks: Path, left_out: Counter[str]) -> Iterator[tuple[Path, Path]]:
     """Images and their masks, in natural order; what has no partner is counted."""
-    places = {path.relative_to(masks).with_suffix(""): path for path in _image_files(masks)}
-    for image in _image_files(images):
+    places = {path.relative_to(masks).with_suffix(""): path for path in image_files(masks)}
+    for image in image_files(images):
         mask = places.pop(image.relative_to(images).with_suffix(""), None)
         if mask is None:
             left_out["images without a mask"] += 1
@@ -81,27 +80,12 @@ def pairs(images: Path, masks: Path, left_out: Counter[str]) -> Iterator[tuple[P
     left_out["masks without an image"] += len(places)
 
 
-def _image_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; check --data-root, --images and --masks")
-    walk = os.walk(folder, followlinks=True)
-    found = [Path(place, name) for place, _, names in walk for name in names if is_image_name(name)]
-    if not found:
-        raise UserError(f"{folder}: no image in this folder or below; check --data-root, --images and --masks")
-    refuse_twins(found)
-    return sorted(found, key=lambda path: natural_key(path.as_posix()))
-
-
 def main(config: Config) -> None:
     """Write the JSON and say what it holds and what was left out."""
     if config.output.suffix.lower() != ".json":
         raise UserError(f"{config.output}: --output must end in .json")
-    images, left_out, builder = config.data_root / config.images, Counter(), CocoBuilder()
-    if config.images.is_absolute() and images.resolve().is_relative_to(config.data_root.resolve()):
-        images = config.data_root / images.resolve().relative_to(config.data_root.resolve())
+    images, left_out, builder = image_folder(config.data_root, config.images), Counter(), CocoBuilder()
     refuse_source(config.output, folders=[images, config.masks])
-    if not images.is_relative_to(config.data_root):
-        raise UserError(f"{images}: not below --data-root {config.data_root}, which the JSON's paths are relative to")
     for image, path in tqdm(list(pairs(images, config.masks, left_out)), unit="mask", disable=None, leave=False):
         values = read_values(path)
         if values.shape != (size := read_image_size(image)):
@@ -112,10 +96,7 @@ def main(config: Config) -> None:
     if not builder.images:
         raise UserError(f"{config.masks}: no mask has the place and name of an image below {images}")
     write_coco(config.output, builder.content())
-    empty = len(builder.images) - len({annotation["image_id"] for annotation in builder.annotations})
-    said = [f"{len(builder.images)} frames, {len(builder.annotations)} boxes, {empty} frames without a box"]
-    said += [f"left out {count} {what}" for what, count in left_out.items() if count]
-    print(f"wrote {config.output}: {'; '.join(said)}")
+    print(f"wrote {config.output}: {builder.summary(left_out)}")
 
 
 if __name__ == "__main__":
