@@ -424,7 +424,8 @@ def test_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         run_command(main, Config, flags)
     assert stop.value.code == 0
-    assert capsys.readouterr().out.count("\n") == 1
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1 and "note" not in said.err
     written = json.loads((tmp_path / "set/synthetic.json").read_text())
     assert "," in (tmp_path / "set/coco_train_DAUB.txt").read_text()  # a target even in the shortest sequence
     assert written["scene_model"]["scr"] == [6, 7] and written["image_size"] == [64, 96]
@@ -432,3 +433,6 @@ def test_command_line(tmp_path, capsys):
         run_command(main, Config, flags)
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("error:")
+    with pytest.raises(SystemExit):
+        run_command(main, Config, [*flags, "--overwrite", "--scr", "50", "50"])
+    assert "targets have less than half or more than twice the SCR asked" in capsys.readouterr().err

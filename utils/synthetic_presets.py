@@ -20,7 +20,7 @@ class SceneModel:
     frame_size: tuple[int, int] = (256, 256)  # height and width of the frames where no other is asked for
     amplitude: Range = (15.0, 250.0)  # of a target's centre above its surroundings
     turn: float = 1.5  # deviation of a heading's rate, degrees a frame
-    confined: bool = False  # targets never leave the frame
+    confined: bool = False  # targets turn back before they leave the frame; a fast camera or target may not make it
     band: Range = (0.0, 1.0)  # rows of the frame that targets begin in, and confined ones keep to, shares of its height
     occlusion: float = 0.0  # share of targets that pass behind something
     box_side: int | None = None  # fixed box, where the target fits; None: its size plus `box_margin` on every side

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,8 +19,10 @@ import numpy as np
 
 from utils.cli import Unset, UserError, run_command
 from utils.frames import Intensity, check_intensity
-from utils.synthetic_dataset import write_dataset
+from utils.synthetic_dataset import SequenceRecord, write_dataset
 from utils.synthetic_presets import PRESETS
+
+MANY = 0.1  # share of targets of another contrast that is worth a note
 
 
 @dataclass
@@ -32,7 +35,7 @@ class Config:
     frames: int = 100  # of each sequence
     image_size: Unset[tuple[int, int]] = None  # height and width, pixels (default: the preset's)
     preset: Literal["easy", "daub", "irdst", "sky", "hard"] = "daub"
-    scr: Unset[tuple[float, float]] = None  # signal-to-clutter ratio of targets, lowest and highest
+    scr: Unset[tuple[float, float]] = None  # signal-to-clutter ratio of targets; below 1 clutter alone may reach it
     target_size: Unset[tuple[float, float]] = None  # extent of targets, pixels
     speed: Unset[tuple[float, float]] = None  # of targets relative to the background, pixels a frame
     targets: Unset[tuple[int, int]] = None  # at the same time
@@ -75,6 +78,22 @@ def main(config: Config) -> None:
         f"{config.frames} frames ({config.preset}), {len(scr)} boxes of {sum(len(r.asked_scr) for r in made)} "
         f"targets, SCR {middle:.1f} ({low:.1f} to {high:.1f})"
     )
+    if note := contrast_note(made):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def contrast_note(records: Sequence[SequenceRecord]) -> str | None:
+    """What to say where many targets have another contrast than was asked: white is not white enough for any SCR."""
+    painted = far = 0
+    for record in records:
+        for track, asked in enumerate(record.asked_scr):
+            found = [row[3] for row in record.rows if row[1] == track]
+            if asked is not None and found:
+                painted += 1
+                far += not 0.5 < np.median(found) / asked < 2
+    if far <= MANY * painted:
+        return None
+    return f"{far} of {painted} targets have less than half or more than twice the SCR asked; ask for one in reach"
 
 
 if __name__ == "__main__":
