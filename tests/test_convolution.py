@@ -122,6 +122,15 @@ def test_function_transforms(avx2):
     torch.testing.assert_close(tangent, pytorch_conv2d(x, weight, padding=1))
 
 
+def test_a_batch_of_backward_passes(avx2):
+    torch.manual_seed(0)
+    x, weight = channels_last(2, 32, 8, 8), channels_last(32, 32, 3, 3).requires_grad_()
+    ours, theirs = (convolve(x, weight, padding=1) for convolve in (conv2d, pytorch_conv2d))
+    many = torch.randn(3, *ours.shape)
+    found, expected = (torch.autograd.grad(y, weight, many, is_grads_batched=True)[0] for y in (ours, theirs))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_where_pytorchs_own_gradient_stays(monkeypatch):
     x, weight = channels_last(1, 32, 8, 8), channels_last(32, 32, 3, 3)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")

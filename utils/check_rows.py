@@ -158,8 +158,8 @@ def training_warnings(
             "what is trained on; keep a sequence in one split"
         )
     for split, data in splits.items():
-        warnings += jump_warning(split, data)
-    return warnings + contrast_warning(train, intensity)
+        warnings += [*jump_warning(split, data), *contrast_warning(data, intensity)]
+    return warnings
 
 
 def jump_warning(what: str, data: Annotations) -> list[str]:
