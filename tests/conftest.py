@@ -11,6 +11,12 @@ from tests.training_cases import make_data, small_config
 from utils.trainer import Trainer
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests of killed and hanging processes spend their time waiting for them."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> int:
     """The small networks of tests only lose time to more threads. Returns how many there could be."""
