@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from utils.annotation_files import write_coco
 from utils.cli import UserError
 from utils.frames import is_image_name, natural_key, refuse_twins
 
@@ -38,11 +39,13 @@ class CocoBuilder:
         categories = [{"id": n, "name": name, "supercategory": "none"} for n, name in enumerate(self.names, start=1)]
         return {"images": self.images, "annotations": self.annotations, "categories": categories}
 
-    def summary(self, left_out: Mapping[str, int]) -> str:
-        """What it holds, and what was left out."""
+    def write(self, output: Path, left_out: Mapping[str, int]) -> None:
+        """Write the JSON, and say what it holds and what was left out; `UserError` where it cannot be written."""
+        write_coco(output, self.content())
         empty = len(self.images) - len({annotation["image_id"] for annotation in self.annotations})
         said = [f"{len(self.images)} frames, {len(self.annotations)} boxes, {empty} frames without a box"]
-        return "; ".join([*said, *(f"left out {count} {what}" for what, count in left_out.items() if count)])
+        said += [f"left out {count} {what}" for what, count in left_out.items() if count]
+        print(f"wrote {output}: {'; '.join(said)}")
 
 
 def image_folder(data_root: Path, images: Path) -> Path:

@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils.annotation_files import write_coco
 from utils.cli import UserError, run_command
 from utils.converted import CocoBuilder, image_files, image_folder, refuse_source
 from utils.frames import read_image_size, read_values
@@ -95,8 +94,7 @@ def main(config: Config) -> None:
         builder.add(image.relative_to(config.data_root).as_posix(), size, boxes)
     if not builder.images:
         raise UserError(f"{config.masks}: no mask has the place and name of an image below {images}")
-    write_coco(config.output, builder.content())
-    print(f"wrote {config.output}: {builder.summary(left_out)}")
+    builder.write(config.output, left_out)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ if __package__ in (None, ""):
 
 from tqdm import tqdm
 
-from utils.annotation_files import write_coco
 from utils.class_file import read_class_names
 from utils.cli import Unset, UserError, run_command
 from utils.converted import CocoBuilder, image_files, image_folder, refuse_source
@@ -106,8 +105,7 @@ def main(config: Config) -> None:
     left_out["texts without an image"] = len(texts)
     if not builder.annotations:
         raise UserError(f"{config.labels}: no box of an image below {images}; texts have the images' places and names")
-    write_coco(config.output, builder.content())
-    print(f"wrote {config.output}: {builder.summary(left_out)}")
+    builder.write(config.output, left_out)
 
 
 if __name__ == "__main__":
