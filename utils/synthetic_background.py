@@ -15,7 +15,6 @@ import numpy as np
 from scipy import fft
 
 SUPERSAMPLING = 2
-LENS_SIGMA = 0.45  # blur of the optics, frame pixels
 
 Rng = np.random.Generator
 
@@ -319,10 +318,12 @@ SCENES = {
 }
 
 
-def paint_scene(rng: Rng, kind: str, shape: tuple[int, int], density: float) -> np.ndarray:
-    """Scene of a kind for `shape` frame pixels -> float32 (rows, columns) x SUPERSAMPLING, blurred by the optics."""
-    picture = SCENES[kind](rng, shape, density)
-    return cv2.GaussianBlur(picture, (0, 0), LENS_SIGMA * SUPERSAMPLING)
+def paint_scene(rng: Rng, kind: str, shape: tuple[int, int], density: float, lens: float) -> np.ndarray:
+    """Scene of a kind for `shape` frame pixels -> float32 (rows, columns) x SUPERSAMPLING.
+
+    `lens` is the blur of the optics, a deviation in frame pixels.
+    """
+    return cv2.GaussianBlur(SCENES[kind](rng, shape, density), (0, 0), lens * SUPERSAMPLING)
 
 
 def crop_scene(rng: Rng, picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
