@@ -227,6 +227,49 @@ def ground_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarray
     return canvas.picture
 
 
+def _speckle(rng: Rng, shape: tuple[int, int], stretch: tuple[float, float]) -> np.ndarray:
+    """Fine texture of zero mean and unit deviation whose bright points stand out, as those of leaves and stones do."""
+    texture = spectral_texture(rng, shape, rng.uniform(1.4, 2.4), rng.uniform(*stretch), largest=rng.uniform(6, 30))
+    lit = np.exp(rng.uniform(-0.2, 0.5) * texture)
+    return (lit - lit.mean()) / lit.std()
+
+
+def rough_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarray:
+    """Country as `ground_scene`'s, but nothing in it is smooth: woods, scrub and gravel down to single pixels."""
+    fine = shape[0] * SUPERSAMPLING, shape[1] * SUPERSAMPLING
+    canvas = Canvas(rng, shape, rng.uniform(0.1, 0.5) * spectral_texture(rng, fine, rng.uniform(2.6, 3.2), stretch=2.0))
+    units = density * shape[0] * shape[1] / 128**2
+    upright, grain = _speckle(rng, fine, (0.25, 0.6)), _speckle(rng, fine, (0.8, 2.5))
+
+    def some(mean: float) -> int:
+        return int(rng.poisson(mean * units))
+
+    field = spectral_texture(rng, fine, beta=3.0, stretch=rng.uniform(1.5, 5.0))
+    kinds = int(rng.integers(3, 7))
+    classes = np.digitize(field, np.quantile(field[::4, ::4], np.sort(rng.uniform(0.05, 0.95, kinds - 1))))
+    levels = rng.normal(0, 0.7, kinds).astype(np.float32)
+    roughness = np.exp(rng.uniform(np.log(0.05), np.log(0.6), kinds)).astype(np.float32)
+    wooded = (rng.random(kinds) < 0.5)[classes]
+    canvas.picture += cv2.GaussianBlur(levels[classes], (0, 0), 0.5 * SUPERSAMPLING)
+    canvas.picture += roughness[classes] * np.where(wooded, upright, grain)
+    for _ in range(rng.integers(0, 3)):  # gravel and quarries
+        over = spectral_texture(rng, fine, beta=rng.uniform(2.4, 3.0), stretch=rng.uniform(1.5, 4.0))
+        over = np.clip(4 * (over - np.quantile(over[::4, ::4], 1 - rng.uniform(0.01, 0.12))), 0, 1)
+        canvas.picture += over * (rng.uniform(-0.5, 3.5) + rng.uniform(0.5, 1.8) * grain)
+    _roads(canvas, some(0.5))
+    _spots(canvas, some(4.0), level=(-1.8, -0.6), radius=(0.4, 2.2))
+    _buildings(canvas, some(0.3))
+    before = canvas.picture.copy()
+    _trees(canvas, some(0.7))
+    trees = canvas.picture != before
+    canvas.picture[trees] += rng.uniform(0.1, 0.5) * upright[trees]
+    _poles(canvas, some(0.6))
+    _spots(canvas, some(3.0), level=(1.0, 4.0), radius=(0.3, 0.7))
+    if rng.random() < 0.2:
+        _haze(canvas)
+    return canvas.picture
+
+
 def sky_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarray:
     """Clouds before a graded sky, in part with a tree line at the bottom."""
     fine = shape[0] * SUPERSAMPLING, shape[1] * SUPERSAMPLING
@@ -311,6 +354,7 @@ def horizon_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarra
 
 SCENES = {
     "ground": ground_scene,
+    "rough": rough_scene,
     "sky": sky_scene,
     "sea": sea_scene,
     "overcast": overcast_scene,

@@ -45,6 +45,7 @@ def _cloud(canvas: Canvas, x: float, y: float, width: float) -> None:
 
 OCCLUDERS = {
     "ground": (_clump, _mast, _house),
+    "rough": (_clump, _mast, _house),
     "sky": (_cloud, _cloud, _tower),
     "overcast": (_cloud, _cloud, _tower),
     "horizon": (_cloud, _tower, _tower),

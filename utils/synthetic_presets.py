@@ -56,7 +56,7 @@ PRESETS = {
         occlusion=0.2,
     ),
     "daub": SceneModel(
-        scenes=(("ground", 1.0),),
+        scenes=(("ground", 0.35), ("rough", 0.65)),
         scr=(1.0, 5.0),
         target_size=(0.8, 2.4),
         targets=(1, 1),
