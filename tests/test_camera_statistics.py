@@ -9,7 +9,7 @@ from PIL import Image
 from utils.annotations import write_list
 from utils.camera_statistics import Config, join, main, measure_camera
 from utils.cli import UserError, parse_config
-from utils.synthetic_background import spectral_texture
+from utils.synthetic_canvas import spectral_texture
 from utils.synthetic_footage import Footage
 
 BOX = np.array([[36, 36, 44, 44]])

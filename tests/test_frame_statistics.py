@@ -14,7 +14,7 @@ from utils.frame_statistics import (
     target_diameter,
     target_speeds,
 )
-from utils.synthetic_background import spectral_texture
+from utils.synthetic_canvas import spectral_texture
 from utils.synthetic_footage import Footage
 
 

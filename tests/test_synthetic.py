@@ -19,8 +19,8 @@ from utils.cli import UserError, run_command
 from utils.frames import read_frame
 from utils.scr import measure_scr
 from utils.synthetic import make_sequence
-from utils.synthetic_background import SUPERSAMPLING, spectral_texture
 from utils.synthetic_camera import Camera, plan_camera, take_frames
+from utils.synthetic_canvas import SUPERSAMPLING, spectral_texture
 from utils.synthetic_dataset import write_dataset
 from utils.synthetic_presets import PRESETS
 from utils.synthetic_targets import make_blob, paint, plan_track, point_spread, still_track

@@ -14,8 +14,9 @@ from functools import partial
 import numpy as np
 
 from utils.scr import measure_scr
-from utils.synthetic_background import Rng, crop_scene, paint_scene
+from utils.synthetic_background import crop_scene, paint_scene
 from utils.synthetic_camera import Camera, make_sensor, plan_camera, take_frames
+from utils.synthetic_canvas import Rng
 from utils.synthetic_footage import Footage, annotated_blobs, round_to_grey, track_camera
 from utils.synthetic_occluders import paint_occluder
 from utils.synthetic_presets import Range, SceneModel

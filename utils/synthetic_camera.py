@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.synthetic_background import SUPERSAMPLING, Rng
+from utils.synthetic_canvas import SUPERSAMPLING, Rng
 
 MEAN_GREY = 127.5  # middle of the range; noise is stated for it
 SLEW_SHARE = 0.35  # of the frames, in which a steered camera turns, as DAUB's does

@@ -5,7 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from utils.synthetic_background import SUPERSAMPLING, Canvas, Rng, draw_tree, spectral_texture
+from utils.synthetic_canvas import SUPERSAMPLING, Canvas, Rng, spectral_texture
+from utils.synthetic_ground import draw_tree
 
 
 def _clump(canvas: Canvas, x: float, y: float, width: float) -> None:

@@ -14,8 +14,8 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.special import erf
 
 from utils.scr import CORE, RING, patch_scr
-from utils.synthetic_background import Rng
 from utils.synthetic_camera import Camera
+from utils.synthetic_canvas import Rng
 
 INSIDE = 2.0  # a target is shown and annotated while its centre is this far inside the frame, pixels
 FOLLOWED_TRAVEL = 1.5  # pixels that a camera must travel for its heading to mean anything
