@@ -6,7 +6,6 @@ two marks, `<!-- table: NAME -->` and `<!-- end -->`; `fill` writes them anew, a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 from utils.cli import UserError
 from utils.evaluation_metrics import TargetBin
 from utils.evaluation_report import bin_name, make_folder
-from utils.json_files import read_json
-from utils.runlog import environment, replace_text
+from utils.json_files import read_json, whole_file, write_json
+from utils.runlog import environment
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RESULTS = DOCS / "results"
@@ -48,10 +47,7 @@ def rounded(value: Any) -> Any:
 def write_result(path: Path, content: Mapping[str, Any]) -> None:
     """Write a result file, whole or not at all; `UserError` where that is impossible."""
     make_folder(path.parent)
-    try:
-        replace_text(path, json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --results") from None
+    write_json(path, content, indent=1)
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
@@ -81,9 +77,10 @@ def fill_file(path: Path, tables: Mapping[str, str | None]) -> None:
     """Write the tables of a page anew."""
     try:
         page = path.read_text(encoding="utf-8")
-        replace_text(path, fill(page, tables, str(path)))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read or written ({error.strerror}); it is part of the project") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); it is part of the project") from None
+    with whole_file(path) as file:
+        file.write(fill(page, tables, str(path)))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], words: int = 1) -> str:

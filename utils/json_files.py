@@ -38,6 +38,8 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())  # before the name: a power cut must not leave an empty file in place of the old one
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); write to another folder or make room") from None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 import os
 import platform
 import subprocess
@@ -22,6 +20,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.cli import UserError
+from utils.json_files import whole_file, write_json
 from utils.run_state import BEST, LAST, PREVIOUS
 from utils.training_step import TERMS
 
@@ -76,7 +75,7 @@ class RunLog:
         facts = {"config": config, "files": files, "environment": environment(device)}
         with self._writing():
             self._write_rows()
-            replace_text(run_dir / "config.json", json.dumps(facts, indent=2) + "\n")
+            write_json(run_dir / "config.json", facts)
             self.board = SummaryWriter(str(run_dir), purge_step=len(self.rows) + 1)
         made = facts["environment"]
         self.note(f"{' '.join(made['command'])}  (revision {made['git']}, torch {made['packages']['torch']})")
@@ -88,11 +87,10 @@ class RunLog:
             file.writelines(f"{time}  {line}\n" for line in text.splitlines())
 
     def _write_rows(self) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS)
-        writer.writeheader()
-        writer.writerows(self.rows)
-        replace_text(self.csv_path, text.getvalue())
+        with whole_file(self.csv_path) as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
 
     def add(self, row: dict[str, Any]) -> None:
         """Append an epoch's row (`COLUMNS`; what an epoch lacks stays empty) to the table, the board and the curves."""
@@ -153,16 +151,6 @@ class Messages:
             self._log.note(text)
         else:
             self._early.append(text)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
