@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from utils.frames import read_frame
 from utils.scr import measure_scr
 from utils.synthetic import make_sequence
 from utils.synthetic_camera import Camera, plan_camera, take_frames
-from utils.synthetic_canvas import SUPERSAMPLING, spectral_texture
+from utils.synthetic_canvas import SUPERSAMPLING
 from utils.synthetic_dataset import write_dataset
 from utils.synthetic_presets import PRESETS
 from utils.synthetic_targets import make_blob, paint, plan_track, point_spread, still_track
@@ -75,29 +74,6 @@ def test_scr_of_a_known_frame():
     assert measure_scr(frame, np.array([26, 26, 34, 34])) == pytest.approx(5.0, abs=0.02)
     frame[29:32, 29:32] = 60
     assert measure_scr(frame, np.array([26, 26, 34, 34])) == pytest.approx(4.0, abs=0.02)
-
-
-def test_texture_lies_along_its_tilt():
-    texture = spectral_texture(np.random.default_rng(0), (256, 256), beta=2.5, stretch=5.0, tilt=30.0)
-    power = np.abs(np.fft.fft2(texture)) ** 2
-    fy, fx = np.fft.fftfreq(256)[:, None], np.fft.fftfreq(256)[None]
-    mid = (np.hypot(fx, fy) > 0.05) & (np.hypot(fx, fy) < 0.3)
-    twice = 2 * np.arctan2(fy + 0 * fx, fx + 0 * fy)[mid]  # of an axis: directions that differ by half a turn are one
-    axis = np.rad2deg(np.angle((power[mid] * np.exp(1j * twice)).sum()) / 2)
-    assert axis % 180 == pytest.approx(120, abs=5)  # the spectrum is long across the streaks
-
-
-@pytest.mark.parametrize("beta", [1.0, 2.0, 3.0])
-def test_texture_has_the_spectrum_asked_for(beta):
-    texture = spectral_texture(np.random.default_rng(0), (256, 256), beta)
-    assert texture.mean() == pytest.approx(0, abs=1e-3)
-    assert texture.std() == pytest.approx(1, abs=1e-2)
-    power = np.abs(np.fft.fft2(texture)) ** 2
-    radius = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.fftfreq(256)[None])
-    edges = np.geomspace(0.02, 0.4, 9)
-    level = [power[(radius >= low) & (radius < high)].mean() for low, high in pairwise(edges)]
-    slope = np.polyfit(np.log(np.sqrt(edges[1:] * edges[:-1])), np.log(level), 1)[0]
-    assert slope == pytest.approx(-beta, abs=0.15)
 
 
 def test_frames_are_sampled_at_their_transforms():

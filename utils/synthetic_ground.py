@@ -177,17 +177,10 @@ def _speckle(rng: Rng, shape: tuple[int, int], stretch: tuple[float, float]) -> 
     return (lit - lit.mean()) / lit.std()
 
 
-def rough_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarray:
-    """Country as `ground_scene`'s, but nothing in it is smooth: woods, scrub and gravel down to single pixels."""
-    fine = shape[0] * SUPERSAMPLING, shape[1] * SUPERSAMPLING
-    canvas = Canvas(rng, shape, rng.uniform(0.1, 0.5) * spectral_texture(rng, fine, rng.uniform(2.6, 3.2), stretch=2.0))
-    units = density * shape[0] * shape[1] / 128**2
-    upright, grain = _speckle(rng, fine, (0.25, 0.6)), _speckle(rng, fine, (0.8, 2.5))
-
-    def some(mean: float) -> int:
-        return int(rng.poisson(mean * units))
-
-    field = spectral_texture(rng, fine, beta=3.0, stretch=rng.uniform(1.5, 5.0))
+def _rough_land(canvas: Canvas, upright: np.ndarray, grain: np.ndarray) -> None:
+    """Patches of land, each with a level of its own, and woods (`upright`) or scrub (`grain`) all over it."""
+    rng = canvas.rng
+    field = spectral_texture(rng, canvas.picture.shape, beta=3.0, stretch=rng.uniform(1.5, 5.0))
     kinds = int(rng.integers(3, 7))
     classes = np.digitize(field, np.quantile(field[::4, ::4], np.sort(rng.uniform(0.05, 0.95, kinds - 1))))
     levels = rng.normal(0, 0.7, kinds).astype(np.float32)
@@ -195,10 +188,29 @@ def rough_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarray:
     wooded = (rng.random(kinds) < 0.5)[classes]
     canvas.picture += cv2.GaussianBlur(levels[classes], (0, 0), 0.5 * SUPERSAMPLING)
     canvas.picture += roughness[classes] * np.where(wooded, upright, grain)
-    for _ in range(rng.integers(0, 3)):  # gravel and quarries
-        over = spectral_texture(rng, fine, beta=rng.uniform(2.4, 3.0), stretch=rng.uniform(1.5, 4.0))
-        over = np.clip(4 * (over - np.quantile(over[::4, ::4], 1 - rng.uniform(0.01, 0.12))), 0, 1)
+
+
+def _gravel(canvas: Canvas, fields: int, grain: np.ndarray) -> None:
+    """Quarries and heaps of stones, mostly bright, of strong contrast from pixel to pixel."""
+    rng, fine = canvas.rng, canvas.picture.shape
+    for _ in range(fields):
+        field = spectral_texture(rng, fine, beta=rng.uniform(2.4, 3.0), stretch=rng.uniform(1.5, 4.0))
+        over = np.clip(4 * (field - np.quantile(field[::4, ::4], 1 - rng.uniform(0.01, 0.12))), 0, 1)
         canvas.picture += over * (rng.uniform(-0.5, 3.5) + rng.uniform(0.5, 1.8) * grain)
+
+
+def rough_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarray:
+    """Country as `ground_scene`'s, but nothing in it is smooth: woods, scrub and gravel down to single pixels."""
+    fine = shape[0] * SUPERSAMPLING, shape[1] * SUPERSAMPLING
+    canvas = Canvas(rng, shape, rng.uniform(0.1, 0.5) * spectral_texture(rng, fine, rng.uniform(2.6, 3.2), stretch=2.0))
+    units = density * shape[0] * shape[1] / 128**2
+    upright, grain = _speckle(rng, fine, stretch=(0.25, 0.6)), _speckle(rng, fine, stretch=(0.8, 2.5))
+
+    def some(mean: float) -> int:
+        return int(rng.poisson(mean * units))
+
+    _rough_land(canvas, upright, grain)
+    _gravel(canvas, int(rng.integers(0, 3)), grain)
     _roads(canvas, some(0.5))
     draw_spots(canvas, some(4.0), level=(-1.8, -0.6), radius=(0.4, 2.2))
     _buildings(canvas, some(0.3))
