@@ -8,6 +8,7 @@ from utils.annotations import write_list
 from utils.cli import parse_config
 from utils.frame_statistics import (
     Config,
+    fine_part,
     main,
     noise_level,
     spectrum_slope,
@@ -15,7 +16,7 @@ from utils.frame_statistics import (
     target_speeds,
 )
 from utils.synthetic_canvas import spectral_texture
-from utils.synthetic_footage import Footage
+from utils.synthetic_footage import Footage, track_camera
 
 
 @pytest.mark.parametrize("slope", [1.5, 2.5])
@@ -23,6 +24,16 @@ def test_spectrum_slope(slope):
     rng = np.random.default_rng(0)
     pictures = [128 + 20 * spectral_texture(rng, (128, 128), beta=slope) for _ in range(4)]
     assert np.mean([spectrum_slope(picture) for picture in pictures]) == pytest.approx(slope, abs=0.25)
+
+
+@pytest.mark.parametrize("noise", [0, 3])
+def test_fine_part_is_the_textures_and_not_the_noises(noise):
+    rng = np.random.default_rng(4)
+    plain = 128 + 40 * spectral_texture(rng, (128, 128), beta=1.0)  # power falls as 1/f: 0.125 / 0.425
+    still = np.stack([plain + noise * rng.normal(size=plain.shape) for _ in range(9)])
+    assert fine_part(still, track_camera(still)) == pytest.approx(100 * 0.125 / 0.425, rel=0.1)
+    panned = np.stack([np.roll(plain, 2 * k, axis=1) for k in range(9)])
+    assert np.isnan(fine_part(panned, track_camera(panned)))
 
 
 def test_noise_level_of_noise_beside_texture():
@@ -47,9 +58,10 @@ def test_speed_is_relative_to_the_background():
     plain = np.clip(128 + 40 * spectral_texture(rng, (80, 120), beta=2.5), 0, 255)
     frames = np.stack([plain[:, k : k + 80] for k in range(12)]).astype(np.uint8)
     box = np.array([[36, 36, 44, 44]])
-    speeds = target_speeds(Footage(frames, (box,) * 12))
+    camera = track_camera(frames)
+    speeds = target_speeds(Footage(frames, (box,) * 12), camera)
     assert len(speeds) == 7 and np.median(speeds) == pytest.approx(1, abs=0.1)
-    assert target_speeds(Footage(frames, (np.repeat(box, 2, 0),) * 12)) == []
+    assert target_speeds(Footage(frames, (np.repeat(box, 2, 0),) * 12), camera) == []
 
 
 def test_table_of_sequences(tmp_path, capsys):

@@ -1,7 +1,7 @@
 """Statistics of annotated sequences, to compare data sets: `python -m utils.frame_statistics --annotations FILE`.
 
-A Markdown table with a row for each sequence: grey mean and deviation, slope of the spectrum, noise, difference of
-neighbouring frames, contrast and size of the targets, and their speed relative to the background.
+A Markdown table with a row for each sequence: grey mean and deviation, slope and fine part of the spectrum, noise,
+difference of neighbouring frames, contrast and size of the targets, and their speed relative to the background.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from tqdm import tqdm
 from utils.cli import UserError, run_command
 from utils.frames import Intensity, check_intensity
 from utils.scr import RING, measure_scr
+from utils.synthetic_camera import Camera
 from utils.synthetic_footage import Footage, find_runs, read_footage, track_camera
 
 FEWEST = 8  # frames of a run that is measured
 SPEED_STEP = 5  # frames over which a target's way is measured: boxes lie on whole pixels
 BAND = (0.02, 0.25)  # cycles a pixel, of the slope's fit: below, the window shows; above, noise and optics
+FINE, COARSE = (0.4, 0.45), (0.1, 0.15)  # cycles a pixel, of the fine part
+STILL = 0.06  # pixels a frame: the camera stands
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Statistics:
     mean: float
     deviation: float
     slope: float  # power falls as frequency^-slope
+    fine: float  # power in fine texture, % of that in coarse one, without noise
     noise: float
     difference: float  # mean absolute, of neighbours
     scr: float
@@ -56,12 +60,15 @@ class Statistics:
     speed: float  # a frame, relative to the background
 
 
-COLUMNS = ("grey mean", "deviation", "spectrum slope", "noise", "frame difference", "SCR", "target size", "speed")
+COLUMNS = (
+    "grey mean", "deviation", "spectrum slope", "fine part, %", "noise", "frame difference",
+    "SCR", "target size", "speed",
+)  # fmt: skip
 
 
 def measure_run(footage: Footage) -> Statistics:
     """Statistics of consecutive frames with their boxes."""
-    frames = footage.frames
+    frames, camera = footage.frames, track_camera(footage.frames)
     sample = frames[:: max(1, len(frames) // 10)]
     boxes = [(frame, box) for frame, found in zip(frames, footage.boxes, strict=True) for box in found]
     steps = [np.abs(after.astype(np.int16) - before).mean() for before, after in pairwise(frames)]
@@ -69,11 +76,12 @@ def measure_run(footage: Footage) -> Statistics:
         mean=float(frames.mean()),
         deviation=float(frames.std((1, 2)).mean()),
         slope=float(np.mean([spectrum_slope(frame) for frame in sample])),
+        fine=fine_part(frames, camera),
         noise=float(np.median([noise_level(frame) for frame in sample])),
         difference=float(np.mean(steps)),
         scr=_median([measure_scr(frame, box) for frame, box in boxes]),
         size=_median([target_diameter(frame, box) for frame, box in boxes]),
-        speed=_median(target_speeds(footage)),
+        speed=_median(target_speeds(footage, camera)),
     )
 
 
@@ -83,10 +91,7 @@ def _median(values: Sequence[float]) -> float:
 
 def spectrum_slope(frame: np.ndarray) -> float:
     """Exponent b of a power spectrum that falls as frequency^-b, fitted over all directions."""
-    height, width = frame.shape
-    window = np.outer(np.hanning(height), np.hanning(width))
-    power = np.abs(np.fft.rfft2((frame - frame.mean()) * window)) ** 2
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    power, frequency = np.abs(_spectrum(frame)) ** 2, _frequencies(frame.shape)
     edges = np.geomspace(*BAND, 13)
     middle, level = [], []
     for low, high in pairwise(edges):
@@ -95,6 +100,33 @@ def spectrum_slope(frame: np.ndarray) -> float:
             middle.append(np.sqrt(low * high))
             level.append(power[ring].mean() + 1e-12)
     return float(-np.polyfit(np.log(middle), np.log(level), 1)[0])
+
+
+def fine_part(frames: np.ndarray, camera: Camera) -> float:
+    """Power at the finest frequencies in % of that at coarser ones; nan where the camera never stands.
+
+    Of what neighbouring frames share while it does, the real part of their cross-spectrum: their noise is not shared.
+    """
+    middle = np.array(frames.shape[:0:-1]) / 2
+    steps = np.diff([camera.to_scene(k, middle) for k in range(len(frames))], axis=0)
+    still = np.flatnonzero(np.hypot(*steps.T) < STILL)
+    shared = [(_spectrum(frames[k]) * _spectrum(frames[k + 1]).conj()).real for k in still[:: max(1, len(still) // 20)]]
+    if not shared:
+        return float("nan")
+    frequency = _frequencies(frames.shape[1:])
+    fine, coarse = ((frequency >= low) & (frequency < high) for low, high in (FINE, COARSE))
+    power = np.mean(shared, axis=0)
+    return float(100 * power[fine].mean() / power[coarse].mean())
+
+
+def _spectrum(frame: np.ndarray) -> np.ndarray:
+    window = np.outer(*map(np.hanning, frame.shape))
+    return np.fft.rfft2((frame - frame.mean()) * window)
+
+
+def _frequencies(shape: tuple[int, ...]) -> np.ndarray:
+    """Cycles a pixel of each entry of a spectrum."""
+    return np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None])
 
 
 def noise_level(frame: np.ndarray, block: int = 16) -> float:
@@ -119,10 +151,9 @@ def target_diameter(frame: np.ndarray, box: np.ndarray) -> float:
     return float(2 * np.sqrt((labels == labels.flat[np.abs(inside).argmax()]).sum() / np.pi))
 
 
-def target_speeds(footage: Footage) -> list[float]:
+def target_speeds(footage: Footage, camera: Camera) -> list[float]:
     """Pixels a frame of the only target, relative to the background, over `SPEED_STEP` frames; frames with several
     targets are left out, because boxes do not say which is which."""
-    camera = track_camera(footage.frames)
     places = [
         camera.to_scene(k, (boxes[0, :2] + boxes[0, 2:]) / 2) if len(boxes) == 1 else None
         for k, boxes in enumerate(footage.boxes)
@@ -151,7 +182,8 @@ def main(config: Config) -> None:
                 measured.append(astuple(measure_run(read_footage(run, config.intensity))))
                 lengths.append(len(run))
                 bar.update()
-            mean = np.average(np.array(measured), axis=0, weights=lengths)
+            known = np.ma.masked_invalid(measured)  # where the camera never stands, or without a target, a part is not
+            mean = np.ma.average(known, axis=0, weights=lengths).filled(np.nan)
             rows.append((folder.name, sum(lengths), Statistics(*map(float, mean))))
     print(table(rows))
 
