@@ -50,7 +50,7 @@ def write_footage(root: Path, sequences: dict[str, Footage]) -> Path:
 def test_the_camera_is_followed_through_noise():
     rng = np.random.default_rng(4)
     truth = plan_camera(rng, 20, (128, 144), speed=0.8, jitter=0.6, turn=2.0, zoom=0.0)
-    frames = 100 + 25 * take_frames(paint_scene(rng, "ground", truth.scene_size, 1.0, lens=0.45), truth)
+    frames = 100 + 25 * take_frames(paint_scene(rng, "ground", truth.scene_size, 1.0), truth)
     frames += rng.normal(0, 2, frames.shape)
     found = track_camera(np.clip(np.rint(frames), 0, 255).astype(np.uint8))
     for corner in [(20.0, 20.0), (72.0, 64.0), (120.0, 100.0)]:

@@ -68,9 +68,8 @@ def make_sequence(
     )
     kinds, shares = zip(*model.scenes, strict=True)
     kind = str(rng.choice(kinds, p=np.array(shares) / sum(shares)))
-    lens = _scale(rng, model.lens)
     if picture is None:
-        scene = paint_scene(rng, kind, camera.scene_size, model.density, lens)
+        scene = paint_scene(rng, kind, camera.scene_size, model.density)
     else:
         scene = crop_scene(rng, picture, camera.scene_size)
     sensor = make_sensor(
@@ -87,7 +86,7 @@ def make_sequence(
     )
     levels = sensor.expose(take_frames(scene, camera))
     blobs = _place_blobs(rng, model, camera, levels, [])
-    cover = _occlude(rng, model, camera, scene, kind, lens, blobs)
+    cover = _occlude(rng, model, camera, scene, kind, blobs)
     if cover is not None:
         levels = sensor.expose(take_frames(scene, camera))
     return Sequence(*_finish(rng, levels, blobs, cover, sensor.read_out), kind)
@@ -196,7 +195,7 @@ def _crowding(blob: Blob, others: list[Blob], side: int) -> float:
 
 
 def _occlude(
-    rng: Rng, model: SceneModel, camera: Camera, scene: np.ndarray, kind: str, lens: float, blobs: list[Blob]
+    rng: Rng, model: SceneModel, camera: Camera, scene: np.ndarray, kind: str, blobs: list[Blob]
 ) -> np.ndarray | None:
     """Draw occluders on the way of some targets; returns their cover (N, H, W) of every frame.
 
@@ -210,9 +209,9 @@ def _occlude(
         middle = int(shown[int(len(shown) * rng.uniform(0.35, 0.65))])
         pace = np.hypot(*(blob.scene[middle] - blob.scene[middle - 1]))
         width = max(3.0, pace * rng.uniform(3, 7))
-        paint_occluder(rng, kind, scene, mask, blob.scene[middle], width, lens)
+        paint_occluder(rng, kind, scene, mask, blob.scene[middle], width)
         decoy = rng.uniform(0, 1, 2) * camera.scene_size[::-1]
-        paint_occluder(rng, kind, scene, mask, decoy, width, lens)
+        paint_occluder(rng, kind, scene, mask, decoy, width)
     if not mask.any():
         return None
     cover = np.clip(take_frames(mask, camera), 0, 1)

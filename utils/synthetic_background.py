@@ -10,8 +10,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from utils.synthetic_canvas import SUPERSAMPLING, Canvas, Rng, spectral_texture
-from utils.synthetic_ground import draw_spots, draw_tree, ground_scene, rough_scene
+from utils.synthetic_canvas import LENS_SIGMA, SUPERSAMPLING, Canvas, Rng, spectral_texture
+from utils.synthetic_ground import draw_spots, draw_tree, ground_scene
 
 
 def sky_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarray:
@@ -98,7 +98,6 @@ def horizon_scene(rng: Rng, shape: tuple[int, int], density: float) -> np.ndarra
 
 SCENES = {
     "ground": ground_scene,
-    "rough": rough_scene,
     "sky": sky_scene,
     "sea": sea_scene,
     "overcast": overcast_scene,
@@ -106,12 +105,9 @@ SCENES = {
 }
 
 
-def paint_scene(rng: Rng, kind: str, shape: tuple[int, int], density: float, lens: float) -> np.ndarray:
-    """Scene of a kind for `shape` frame pixels -> float32 (rows, columns) x SUPERSAMPLING.
-
-    `lens` is the blur of the optics, a deviation in frame pixels.
-    """
-    return cv2.GaussianBlur(SCENES[kind](rng, shape, density), (0, 0), lens * SUPERSAMPLING)
+def paint_scene(rng: Rng, kind: str, shape: tuple[int, int], density: float) -> np.ndarray:
+    """Scene of a kind for `shape` frame pixels -> float32 (rows, columns) x SUPERSAMPLING, blurred by the optics."""
+    return cv2.GaussianBlur(SCENES[kind](rng, shape, density), (0, 0), LENS_SIGMA * SUPERSAMPLING)
 
 
 def crop_scene(rng: Rng, picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

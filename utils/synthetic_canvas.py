@@ -9,6 +9,7 @@ import numpy as np
 from scipy import fft
 
 SUPERSAMPLING = 2
+LENS_SIGMA = 0.45  # blur of the optics, frame pixels
 
 Rng = np.random.Generator
 

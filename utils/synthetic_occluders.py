@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from utils.synthetic_canvas import SUPERSAMPLING, Canvas, Rng, spectral_texture
+from utils.synthetic_canvas import LENS_SIGMA, SUPERSAMPLING, Canvas, Rng, spectral_texture
 from utils.synthetic_ground import draw_tree
 
 
@@ -46,7 +46,6 @@ def _cloud(canvas: Canvas, x: float, y: float, width: float) -> None:
 
 OCCLUDERS = {
     "ground": (_clump, _mast, _house),
-    "rough": (_clump, _mast, _house),
     "sky": (_cloud, _cloud, _tower),
     "overcast": (_cloud, _cloud, _tower),
     "horizon": (_cloud, _tower, _tower),
@@ -55,17 +54,17 @@ OCCLUDERS = {
 
 
 def paint_occluder(
-    rng: Rng, kind: str, scene: np.ndarray, mask: np.ndarray, centre: tuple[float, float], width: float, lens: float
+    rng: Rng, kind: str, scene: np.ndarray, mask: np.ndarray, centre: tuple[float, float], width: float
 ) -> None:
     """Draw what a `kind` of scene has to hide a target, `width` frame pixels across, over `centre` (x, y).
 
     Trees, poles and houses on the ground, clouds and masts in the sky, ships and masts at sea; drawn into the scene,
-    while `mask` (the scene's shape) becomes 1 where a target passes behind. `lens` is `paint_scene`'s.
+    while `mask` (the scene's shape) becomes 1 where a target passes behind.
     """
     shape = scene.shape[0] // SUPERSAMPLING, scene.shape[1] // SUPERSAMPLING
     canvas = Canvas(rng, shape, np.zeros_like(mask))
     OCCLUDERS[kind][rng.integers(len(OCCLUDERS[kind]))](canvas, *centre, width)
-    stamp = cv2.GaussianBlur(canvas.picture, (0, 0), lens * SUPERSAMPLING)
+    stamp = cv2.GaussianBlur(canvas.picture, (0, 0), LENS_SIGMA * SUPERSAMPLING)
     level = scene.mean() + scene.std() * rng.choice([-1.3, 1.3]) * rng.uniform(0.7, 1.4)
     grain = 0.3 * scene.std() * spectral_texture(rng, scene.shape, beta=2.0, largest=40)
     scene += stamp * (level + grain - scene)

@@ -27,7 +27,6 @@ class SceneModel:
     box_margin: float = 1.75
     box_jitter: float = 0.0  # deviation of a box's centre from the target's
     density: float = 1.0  # structures on the ground
-    lens: Range = (0.45, 0.45)  # blur of the optics, a deviation
     camera_speed: Range = (0.1, 0.6)  # a frame
     camera_jitter: Range = (0.05, 0.2)
     camera_slew: Range = (0.0, 0.0)  # mean speed, a frame, of the turns by which an operator steers
@@ -56,7 +55,7 @@ PRESETS = {
         occlusion=0.2,
     ),
     "daub": SceneModel(
-        scenes=(("ground", 0.35), ("rough", 0.65)),
+        scenes=(("ground", 1.0),),
         scr=(1.0, 5.0),
         target_size=(0.8, 2.4),
         targets=(1, 1),
@@ -67,7 +66,6 @@ PRESETS = {
         occlusion=0.05,
         box_side=8,
         box_jitter=0.4,
-        lens=(0.28, 0.5),
         camera_speed=(0.0, 0.15),
         camera_jitter=(0.01, 0.08),
         camera_slew=(0.4, 1.8),
