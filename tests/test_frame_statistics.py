@@ -15,6 +15,7 @@ from utils.frame_statistics import (
     target_diameter,
     target_speeds,
 )
+from utils.synthetic_camera import Camera
 from utils.synthetic_canvas import spectral_texture
 from utils.synthetic_footage import Footage, track_camera
 
@@ -34,6 +35,8 @@ def test_fine_part_is_the_textures_and_not_the_noises(noise):
     assert fine_part(still, track_camera(still)) == pytest.approx(100 * 0.125 / 0.425, rel=0.1)
     panned = np.stack([np.roll(plain, 2 * k, axis=1) for k in range(9)])
     assert np.isnan(fine_part(panned, track_camera(panned)))
+    flat = np.full((9, 32, 32), 7, np.uint8)
+    assert np.isnan(fine_part(flat, Camera(np.tile(np.eye(2, 3), (9, 1, 1)), (32, 32), (32, 32))))
 
 
 def test_noise_level_of_noise_beside_texture():

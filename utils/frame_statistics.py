@@ -103,7 +103,8 @@ def spectrum_slope(frame: np.ndarray) -> float:
 
 
 def fine_part(frames: np.ndarray, camera: Camera) -> float:
-    """Power at the finest frequencies in % of that at coarser ones; nan where the camera never stands.
+    """Power at the finest frequencies in % of that at coarser ones; nan where the camera never stands
+    or the frames are flat.
 
     Of what neighbouring frames share while it does, the real part of their cross-spectrum: their noise is not shared.
     """
@@ -116,6 +117,8 @@ def fine_part(frames: np.ndarray, camera: Camera) -> float:
     frequency = _frequencies(frames.shape[1:])
     fine, coarse = ((frequency >= low) & (frequency < high) for low, high in (FINE, COARSE))
     power = np.mean(shared, axis=0)
+    if not fine.any() or power[coarse].sum() <= 0:  # tiny frames, and such as show nothing
+        return float("nan")
     return float(100 * power[fine].mean() / power[coarse].mean())
 
 
